@@ -1,0 +1,1 @@
+"""MMSSL, multi-modal self-supervised learning for recommendation, in JAX and Flax."""

@@ -1,0 +1,15 @@
+"""Interactions and item features as NumPy arrays; imports neither JAX nor SciPy."""
+
+from mmssl_jax.data.dataset import Dataset, DatasetError, DatasetWarning
+from mmssl_jax.data.readers import LAYOUTS, read_dataset
+from mmssl_jax.data.synthetic import planted_affinity, planted_dataset
+
+__all__ = [
+    "LAYOUTS",
+    "Dataset",
+    "DatasetError",
+    "DatasetWarning",
+    "planted_affinity",
+    "planted_dataset",
+    "read_dataset",
+]

@@ -1,0 +1,131 @@
+"""One entry to the public layouts: find the layout, read the features, assemble and check."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmssl_jax.data import diffmm, hkuds, mmrec
+from mmssl_jax.data.dataset import Dataset, DatasetError, Interactions, read_bytes
+
+READERS = {
+    "hkuds": hkuds.read_interactions,
+    "diffmm": diffmm.read_interactions,
+    "mmrec": mmrec.read_interactions,
+}
+MARKERS = {"hkuds": hkuds.FILES, "diffmm": diffmm.FILES, "mmrec": ("*.inter",)}
+LAYOUTS = ("auto", *READERS)
+SUFFIX = "_feat.npy"
+
+
+def read_dataset(
+    path: str | Path, layout: str = "auto", modalities: Sequence[str] | None = None
+) -> Dataset:
+    """Read a folder in one of the public layouts into a checked Dataset.
+
+    layout: one of LAYOUTS. modalities: names to read, None for every <modality>_feat.npy.
+    Raises DatasetError on anything missing, malformed or unusable; warns of merged duplicates.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise DatasetError(f"{folder}: {found} there, expected a folder with the dataset's files")
+    interactions = READERS[_layout(folder, layout)](folder)
+    dataset = _assemble(folder, interactions, read_features(folder, modalities))
+    dataset.check()
+    return dataset
+
+
+def read_features(
+    folder: Path, modalities: Sequence[str] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """{modality: float32 [I, F]} from <modality>_feat.npy, sorted by name; values unchecked."""
+    found = sorted(p.name.removesuffix(SUFFIX) for p in folder.glob("?*" + SUFFIX))
+    if not found:
+        raise DatasetError(
+            f"{folder}: no modality: expected at least one <modality>{SUFFIX}, "
+            f"found {_listing(folder)}"
+        )
+    wanted = found if modalities is None else sorted(set(modalities))
+    if not wanted:
+        raise DatasetError(f"no modality selected, expected some of {', '.join(found)}")
+    unknown = [name for name in wanted if name not in found]
+    if unknown:
+        raise DatasetError(
+            f"{folder}: no {unknown[0]}{SUFFIX} for modality {unknown[0]!r}; "
+            f"expected some of {', '.join(found)}"
+        )
+    return {name: _read_rows(folder / f"{name}{SUFFIX}") for name in wanted}
+
+
+def _read_rows(path: Path) -> NDArray[np.float32]:
+    """The array of one file as float32, before any sum: float16 would overflow in one."""
+    try:
+        rows = np.lib.format.read_array(BytesIO(read_bytes(path)), allow_pickle=False)
+    except DatasetError:
+        raise
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+        raise DatasetError(
+            f"{path.name}: not a usable .npy file ({error}); expected a float array saved by "
+            f"numpy.save without pickled objects"
+        ) from error
+    if rows.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
+        raise DatasetError(f"{path.name}: dtype {rows.dtype}, expected float16, float32 or float64")
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which check() reports
+        return rows.astype(np.float32, order="C")
+
+
+def _layout(folder: Path, layout: str) -> str:
+    """The layout asked for, or for "auto" the only one whose files are there."""
+    if layout not in LAYOUTS:
+        raise DatasetError(f"layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    if layout != "auto":
+        return layout
+    present = {
+        name: sorted(p.name for pattern in patterns for p in folder.glob(pattern))
+        for name, patterns in MARKERS.items()
+    }
+    matches = [name for name, files in present.items() if files]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        found = "; ".join(f"{name}: {', '.join(present[name])}" for name in matches)
+        raise DatasetError(f"{folder}: files of several layouts, {found}; choose one with layout=")
+    expected = "; ".join(f"{name}: {', '.join(patterns)}" for name, patterns in MARKERS.items())
+    raise DatasetError(
+        f"{folder}: no layout matches, expected the files of one ({expected}), "
+        f"found {_listing(folder)}"
+    )
+
+
+def _assemble(
+    folder: Path, interactions: Interactions, features: dict[str, NDArray[np.float32]]
+) -> Dataset:
+    files = {name: f"{name}{SUFFIX}" for name in features} | interactions.files
+    first = next(iter(features))
+    n_items = len(features[first]) if features[first].ndim else 0
+    if interactions.n_items not in (None, n_items):
+        raise DatasetError(
+            f"{files[first]}: {n_items} rows, but {interactions.files['train']} has "
+            f"{interactions.n_items} columns; expected one feature row per item"
+        )
+    return Dataset(
+        name=folder.resolve().name,
+        source=str(folder),
+        user_ids=np.arange(interactions.n_users),
+        item_ids=np.arange(n_items),
+        train=interactions.splits["train"],
+        validation=interactions.splits["validation"],
+        test=interactions.splits["test"],
+        features=features,
+        files=files,
+    )
+
+
+def _listing(folder: Path) -> str:
+    """Up to ten file names, for a message."""
+    names = sorted(p.name for p in folder.iterdir())
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return (", ".join(names[:10]) + more) if names else "an empty folder"

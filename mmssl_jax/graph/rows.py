@@ -1,0 +1,78 @@
+"""Training interactions by user (compressed rows), and the rows of one batch as a flat list."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+
+class InteractionRows(NamedTuple):
+    """Training items of user u: `items[start[u] : start[u + 1]]`, ascending.
+
+    `samplers` are the users that a batch may hold: those with a positive and a negative item.
+    """
+
+    start: Int[Array, " U_plus_1"]
+    items: Int[Array, " E"]
+    users: Int[Array, " E"]
+    samplers: Int[Array, " N"]
+
+
+class BatchEdges(NamedTuple):
+    """The training interactions of a batch's users, flat and padded to a fixed length S.
+
+    `slot` is an edge's position within its user's interactions. Padding edges name row B - 1.
+    """
+
+    row: Int[Array, " S"]
+    item: Int[Array, " S"]
+    slot: Int[Array, " S"]
+    mask: Bool[Array, " S"]
+
+
+def interaction_rows(edges: np.ndarray, n_users: int, n_items: int) -> InteractionRows:
+    """Rows of the training interactions, `edges` int `[E, 2]` (user, item), unique.
+
+    Raises ValueError when no user has both a positive and a negative item.
+    """
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
+    degree = np.bincount(edges[:, 0], minlength=n_users)
+    samplers = np.flatnonzero((degree > 0) & (degree < n_items))
+    if not len(samplers):
+        raise ValueError("no user has a training item and an item that is not one: nothing to rank")
+    return InteractionRows(
+        start=jnp.asarray(np.concatenate([[0], np.cumsum(degree)]), jnp.int32),
+        items=jnp.asarray(edges[order, 1], jnp.int32),
+        users=jnp.asarray(edges[order, 0], jnp.int32),
+        samplers=jnp.asarray(samplers, jnp.int32),
+    )
+
+
+def most_batch_edges(degree: np.ndarray, batch_size: int, repeats: bool) -> int:
+    """Upper bound of the training interactions that a batch's users have together.
+
+    Args:
+      degree: training interactions per user `[U]`.
+      repeats: whether a user may stand in the batch once per interaction, instead of once.
+    """
+    highest_first = np.sort(degree)[::-1]
+    if not repeats and batch_size <= np.count_nonzero(degree):
+        return int(highest_first[:batch_size].sum())
+    if not repeats:
+        return int(highest_first[0]) * batch_size  # drawn with replacement
+    rows = np.repeat(highest_first, np.minimum(highest_first, batch_size))[:batch_size]
+    return int(rows.sum())
+
+
+def batch_edges(rows: InteractionRows, users: Int[Array, " B"], length: int) -> BatchEdges:
+    """The interactions of `users`, sorted by row; `length` (static) must be enough for them."""
+    degree = rows.start[users + 1] - rows.start[users]
+    end = jnp.cumsum(degree)
+    position = jnp.arange(length, dtype=jnp.int32)
+    row = jnp.minimum(jnp.searchsorted(end, position, side="right"), users.shape[0] - 1)
+    row = row.astype(jnp.int32)
+    slot = position - (end - degree)[row]
+    mask = position < end[-1]
+    item = rows.items[jnp.where(mask, rows.start[users[row]] + slot, 0)]
+    return BatchEdges(row, item, jnp.where(mask, slot, 0), mask)

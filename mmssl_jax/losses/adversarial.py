@@ -1,0 +1,138 @@
+"""The adversarial game: what the critic scores, and both players' losses (WGAN-GP)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from mmssl_jax.config import Config
+from mmssl_jax.graph.rows import BatchEdges
+from mmssl_jax.model.critic import Critic
+from mmssl_jax.model.critic_inputs import project_real_rows, project_unit_scores, unit_scores
+from mmssl_jax.model.mmssl import Embeddings
+
+
+class GameDraws(NamedTuple):
+    """Randomness of one round of the game.
+
+    noise: a key, or injected uniform draws `[B, I]`, for the Gumbel noise of the whole batch.
+    alpha: interpolation weight per row and modality, in [0, 1).
+    dropout: key of the critic's dropout masks.
+    """
+
+    noise: Shaped[Array, "..."]
+    alpha: Float[Array, "B M"]
+    dropout: Key[Array, ""]
+
+
+def generated_projections(
+    embeddings: Embeddings,
+    users: Int[Array, " B"],
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    mask_observed: bool,
+) -> Float[Array, "M*B H"]:
+    """Generated rows times the kernel: one row per user and modality, modality by modality."""
+    projections = []
+    for modality, of_users in embeddings.feature_user.items():
+        rows = unit_scores(
+            of_users[users], embeddings.feature_item[modality], edges, mask_observed
+        )
+        projections.append(project_unit_scores(rows, edges, kernel, mask_observed))
+    return jnp.concatenate(projections)
+
+
+def real_projections(
+    embeddings: Embeddings,
+    users: Int[Array, " B"],
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    noise: Shaped[Array, "..."],
+    first_row: Int[Array, ""],
+    config: Config,
+) -> Float[Array, "M*B H"]:
+    """Real rows times the kernel; a user's row stands once per modality."""
+    mask_observed = config.structure.mask_observed
+    scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
+    projection = project_real_rows(
+        scores, edges, kernel, noise, first_row, config.game, mask_observed
+    )
+    return jnp.tile(projection, (len(embeddings.feature_user), 1))
+
+
+def score_rows(
+    critic: Critic, params: dict, projection: Float[Array, "B H"], dropout: Key[Array, ""]
+) -> Float[Array, " B"]:
+    """The critic's scores in training mode."""
+    return critic.apply({"params": params}, projection, False, rngs={"dropout": dropout})
+
+
+def gradient_penalty(
+    critic: Critic, params: dict, projection: Float[Array, "B H"], dropout: Key[Array, ""]
+) -> Float[Array, ""]:
+    """Mean over rows of (||d score / d x|| - 1)^2.
+
+    With delta = d score / d (x W), the gradient of a row is delta W^T, whose squared norm is
+    delta (W^T W) delta^T: one Gram matrix serves all rows and no row is formed.
+    """
+    kernel = params["first_kernel"]
+    delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
+    squared = jnp.sum((delta @ (kernel.T @ kernel)) * delta, axis=1)
+    # A gradient of exactly zero has norm 0 and no direction; the root is guarded, not the square.
+    positive = squared > 0
+    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    return jnp.mean((norm - 1) ** 2)
+
+
+def critic_loss(
+    params: dict,
+    critic: Critic,
+    embeddings: Embeddings,
+    users: Int[Array, " B"],
+    edges: BatchEdges,
+    draws: GameDraws,
+    first_row: Int[Array, ""],
+    config: Config,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """mean score(generated) - mean score(real) + weight * gradient penalty, and its parts."""
+    kernel = params["first_kernel"]
+    fake = generated_projections(
+        embeddings, users, edges, kernel, config.structure.mask_observed
+    )
+    real = real_projections(
+        embeddings, users, edges, kernel, draws.noise, first_row, config
+    )
+    alpha = draws.alpha.T.reshape(-1, 1)
+    # The first layer is linear, so the projection of an interpolated row is the interpolation.
+    between = alpha * real + (1 - alpha) * fake
+    fake_key, real_key, between_key = jax.random.split(draws.dropout, 3)
+    fake_score = jnp.mean(score_rows(critic, params, fake, fake_key))
+    real_score = jnp.mean(score_rows(critic, params, real, real_key))
+    penalty = config.game.gradient_penalty * gradient_penalty(
+        critic, params, between, between_key
+    )
+    loss = fake_score - real_score + penalty
+    parts = {
+        "critic_loss": loss,
+        "gradient_penalty": penalty,
+        "score_fake": fake_score,
+        "score_real": real_score,
+    }
+    return loss, parts
+
+
+def adversarial_loss(
+    critic_params: dict,
+    critic: Critic,
+    embeddings: Embeddings,
+    users: Int[Array, " B"],
+    edges: BatchEdges,
+    dropout: Key[Array, ""],
+    mask_observed: bool,
+) -> Float[Array, ""]:
+    """The generator's side: minus the mean score of its rows."""
+    projection = generated_projections(
+        embeddings, users, edges, critic_params["first_kernel"], mask_observed
+    )
+    return -jnp.mean(score_rows(critic, critic_params, projection, dropout))

@@ -1,0 +1,27 @@
+"""Pairwise ranking loss and the L2 terms."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def bpr_loss(
+    users: Float[Array, "B D"], positives: Float[Array, "B D"], negatives: Float[Array, "B D"]
+) -> Float[Array, ""]:
+    """Mean of -log sigmoid(e_u . e_i - e_u . e_j) over triples (u, i, j)."""
+    margin = jnp.sum(users * (positives - negatives), axis=1)
+    return -jnp.mean(jax.nn.log_sigmoid(margin))
+
+
+def embedding_l2(*vectors: Float[Array, "B D"]) -> Float[Array, ""]:
+    """Sum of |e|^2 / 2 over the batch's vectors, per triple."""
+    return sum(jnp.sum(x * x) for x in vectors) / (2 * vectors[0].shape[0])
+
+
+def feature_l2(
+    feature_user: dict[str, Float[Array, "U D"]], feature_item: dict[str, Float[Array, "I D"]]
+) -> Float[Array, ""]:
+    """Sum of |f|^2 / 2 over all nodes and modalities, per item."""
+    features = [*feature_user.values(), *feature_item.values()]
+    n_items = next(iter(feature_item.values())).shape[0]
+    return sum(jnp.sum(x * x) for x in features) / (2 * n_items)

@@ -1,0 +1,69 @@
+"""The critic. Its first layer is linear, so callers hand it `rows @ first_kernel`, never rows."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmssl_jax.config import CriticConfig
+from mmssl_jax.model.norms import standardize_batch
+
+# U(-1/sqrt(n), 1/sqrt(n)) for n inputs.
+_fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def hidden_widths(config: CriticConfig, n_items: int) -> tuple[int, ...]:
+    """Units of each hidden layer; a setting below 1 is a fraction of the items, at least 1 unit."""
+    return tuple(
+        max(1, int(width * n_items)) if width < 1 else int(width) for width in config.hidden
+    )
+
+
+class Normalize(nn.Module):
+    """Standardises per row (layer) or per channel over the batch of all devices (batch), then
+    scales and shifts."""
+
+    kind: Literal["layer", "batch"]
+    axis: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B C"]) -> Float[Array, "B C"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[1],))
+        if self.kind == "batch":
+            standard = standardize_batch(x, self.axis)
+        else:
+            standard = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+        return standard * scale[None, :] + bias[None, :]
+
+
+class Critic(nn.Module):
+    """Dense -> leaky ReLU -> norm -> dropout for each hidden width, then one score per row.
+
+    The first kernel is the parameter `first_kernel` `[I, h]`; `__call__` starts behind it.
+    """
+
+    n_items: int
+    config: CriticConfig
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, projection: Float[Array, "B H"], deterministic: bool
+    ) -> Float[Array, " B"]:
+        """Scores rows x from their `projection` x W of the first kernel, without its bias."""
+        widths = hidden_widths(self.config, self.n_items)
+        self.param("first_kernel", _fan_in_uniform, (self.n_items, widths[0]))
+        hidden = projection + self.param("first_bias", nn.initializers.zeros, (widths[0],))[None, :]
+        for index, width in enumerate(widths):
+            if index:
+                hidden = nn.Dense(width, kernel_init=_fan_in_uniform, name=f"dense_{index}")(hidden)
+            hidden = jax.nn.leaky_relu(hidden, self.config.slope)
+            hidden = Normalize(self.config.norm, self.axis, name=f"norm_{index}")(hidden)
+            rate = float(self.config.dropout[index])
+            hidden = nn.Dropout(rate)(hidden, deterministic=deterministic)
+        output = nn.Dense(1, kernel_init=_fan_in_uniform, name="score")(hidden)[:, 0]
+        bound = self.config.score_bound
+        return bound * jax.nn.sigmoid(output) if bound else output

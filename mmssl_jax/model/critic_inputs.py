@@ -1,0 +1,249 @@
+"""Interaction rows, multiplied by the critic's first kernel without being formed.
+
+With E `[B, D]` user vectors, V `[I, D]` item vectors, A the batch's 0/1 training rows and W `[I, H]`
+the kernel, a generated row is x = rownorm((e V^T) * (1 - a)), so that
+x W = (e (V^T W) - sum over edges s_ui W_i) / rho,  rho^2 = e (V^T V) e^T - sum over edges s_ui^2.
+A real row is rownorm(p + zeta x), p the softmax of the noisy training row.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+from jaxtyping import Array, Float, Int, Shaped
+
+from mmssl_jax.config import GameConfig
+from mmssl_jax.graph.rows import BatchEdges
+from mmssl_jax.model.norms import inverse_norm
+
+_TINY = 1e-8  # inside both logarithms of the Gumbel noise
+# -log(-log(u + 1e-8) + 1e-8) for u in [0, 1] lies between these.
+_GUMBEL_LOW, _GUMBEL_HIGH = -2.92, 18.43
+
+
+class UnitScores(NamedTuple):
+    """Low-rank description of a batch's unit score rows: rownorm((E V^T) * (1 - A))."""
+
+    users: Float[Array, "B D"]
+    items: Float[Array, "I D"]
+    inverse_norm: Float[Array, " B"]
+    edge_scores: Float[Array, " S"]  # scores taken out; all 0 when observed pairs stay in
+
+
+def unit_scores(
+    users: Float[Array, "B D"], items: Float[Array, "I D"], edges: BatchEdges, mask_observed: bool
+) -> UnitScores:
+    """Describes the rows; `mask_observed` zeroes the scores of training interactions."""
+    at_edges = jnp.sum(users[edges.row] * items[edges.item], axis=1)
+    taken_out = jnp.where(edges.mask, at_edges, 0.0) if mask_observed else jnp.zeros_like(at_edges)
+    gram = items.T @ items
+    squared = jnp.sum((users @ gram) * users, axis=1)
+    squared = squared - jax.ops.segment_sum(taken_out**2, edges.row, users.shape[0])
+    return UnitScores(users, items, inverse_norm(squared), taken_out)
+
+
+def project_unit_scores(
+    rows: UnitScores, edges: BatchEdges, kernel: Float[Array, "I H"], mask_observed: bool
+) -> Float[Array, "B H"]:
+    """x W of the unit score rows x, in O(I D H + B D H + S H)."""
+    projection = rows.users @ (rows.items.T @ kernel)
+    if mask_observed:
+        taken_out = rows.edge_scores[:, None] * kernel[edges.item]
+        projection = projection - jax.ops.segment_sum(
+            taken_out, edges.row, projection.shape[0], indices_are_sorted=True
+        )
+    return projection * rows.inverse_norm[:, None]
+
+
+def gumbel(uniform: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """g = -log(-log(u + 1e-8) + 1e-8) of uniform draws."""
+    return -jnp.log(-jnp.log(uniform + _TINY) + _TINY)
+
+
+def logit_scales(config: GameConfig) -> tuple[float, float]:
+    """Factors of the training row and of the noise in a real row's logits."""
+    noise = config.gumbel_scale / config.temperature
+    return (1 / config.temperature if config.temperature_scope == "logit" else 1.0), noise
+
+
+def observed_dominate(config: GameConfig, n_items: int) -> bool:
+    """Whether the softmax of real rows vanishes off the observed items, to float32 rounding.
+
+    The gap between the least observed and the greatest other logit bounds what all others weigh
+    together by n_items exp(-gap); below 1e-10 they change no float32 sum.
+    """
+    observed, noise = logit_scales(config)
+    gap = observed - noise * (_GUMBEL_HIGH - _GUMBEL_LOW)
+    return n_items * math.exp(-gap) < 1e-10
+
+
+def uniform_at_edges(
+    noise: Shaped[Array, "..."], edges: BatchEdges, first_row: Int[Array, ""]
+) -> Float[Array, " S"]:
+    """Uniform draws for each edge, from a key or from injected draws `[B, I]` of the whole batch."""
+    row = edges.row + first_row
+    if not jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+        return noise[row, edges.item]
+    keys = jax.vmap(lambda r, s: jax.random.fold_in(jax.random.fold_in(noise, r), s))
+    return jax.vmap(jax.random.uniform)(keys(row, edges.slot))
+
+
+def uniform_block(
+    noise: Shaped[Array, "..."], rows: Int[Array, " B"], block: Int[Array, ""] | int, size: int
+) -> Float[Array, "B N"]:
+    """Uniform draws for one block of `size` items, from a key or from injected draws `[B, I]`."""
+    if not jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+        padded = jnp.pad(noise[rows], ((0, 0), (0, -noise.shape[1] % size)), constant_values=0.5)
+        return jax.lax.dynamic_slice_in_dim(padded, block * size, size, axis=1)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(noise, block), rows)
+    return jax.vmap(lambda key: jax.random.uniform(key, (size,)))(keys)
+
+
+class SoftRows(NamedTuple):
+    """What a real row needs of p = softmax(logits): p W, p . x and |p|^2."""
+
+    projection: Float[Array, "B H"]
+    dot_unit_scores: Float[Array, " B"]
+    squared_norm: Float[Array, " B"]
+
+
+class SoftRowSums(NamedTuple):
+    """Running sums of exp(logit - maximum) over blocks of items."""
+
+    maximum: Float[Array, " B"]
+    total: Float[Array, " B"]
+    projection: Float[Array, "B H"]
+    dot_unit_scores: Float[Array, " B"]
+    squared_norm: Float[Array, " B"]
+
+
+def sparse_soft_rows(
+    scores: UnitScores,
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    noise: Shaped[Array, "..."],
+    first_row: Int[Array, ""],
+    config: GameConfig,
+) -> SoftRows:
+    """Real rows whose softmax vanishes off the observed items: work on the batch's edges alone."""
+    n_rows = scores.users.shape[0]
+    observed, noise_scale = logit_scales(config)
+    logits = observed + noise_scale * gumbel(uniform_at_edges(noise, edges, first_row))
+    # Padding edges get a segment of their own, which is dropped.
+    segment = jnp.where(edges.mask, edges.row, n_rows)
+    weights = jraph.segment_softmax(logits, segment, n_rows + 1)
+    weights = jnp.where(edges.mask, weights, 0.0)
+    unit = jnp.sum(scores.users[edges.row] * scores.items[edges.item], axis=1) - scores.edge_scores
+    unit = unit * scores.inverse_norm[edges.row]
+
+    def by_row(values: Float[Array, "S *rest"]) -> Float[Array, "B *rest"]:
+        return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
+
+    return SoftRows(
+        projection=by_row(weights[:, None] * kernel[edges.item]),
+        dot_unit_scores=by_row(weights * unit),
+        squared_norm=by_row(weights**2),
+    )
+
+
+def dense_soft_rows(
+    scores: UnitScores,
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    noise: Shaped[Array, "..."],
+    first_row: Int[Array, ""],
+    config: GameConfig,
+) -> SoftRows:
+    """Real rows in full, walking the items in blocks with a running maximum; memory O(B block)."""
+    n_rows, n_items = scores.users.shape[0], kernel.shape[0]
+    size = min(config.block_items, n_items)
+    n_blocks = -(-n_items // size)
+    padding = ((0, n_blocks * size - n_items), (0, 0))
+    kernels = jnp.pad(kernel, padding).reshape(n_blocks, size, -1)
+    items = jnp.pad(scores.items, padding).reshape(n_blocks, size, -1)
+    observed, noise_scale = logit_scales(config)
+    rows = first_row + jnp.arange(n_rows)
+
+    def add_block(carry: SoftRowSums, block: tuple[Array, Array, Array]) -> tuple:
+        index, block_kernel, block_items = block
+        inside = edges.mask & (edges.item // size == index)
+        column = jnp.where(inside, edges.item % size, size)  # out of range is dropped
+        is_edge = jnp.zeros((n_rows, size)).at[edges.row, column].set(1.0, mode="drop")
+        logits = observed * is_edge + noise_scale * gumbel(uniform_block(noise, rows, index, size))
+        in_catalogue = index * size + jnp.arange(size) < n_items
+        logits = jnp.where(in_catalogue[None, :], logits, -jnp.inf)
+        unit = (scores.users @ block_items.T) * scores.inverse_norm[:, None]
+        taken_out = scores.edge_scores * scores.inverse_norm[edges.row]
+        unit = unit.at[edges.row, column].add(-taken_out, mode="drop")
+        return _add_soft_block(carry, logits, unit, block_kernel), None
+
+    start = SoftRowSums(
+        maximum=jnp.full(n_rows, -jnp.inf),
+        total=jnp.zeros(n_rows),
+        projection=jnp.zeros((n_rows, kernel.shape[1])),
+        dot_unit_scores=jnp.zeros(n_rows),
+        squared_norm=jnp.zeros(n_rows),
+    )
+    blocks = (jnp.arange(n_blocks), kernels, items)
+    if n_blocks == 1:
+        sums, _ = add_block(start, jax.tree.map(lambda leaf: leaf[0], blocks))
+    else:
+        # Recomputing a block in the backward pass keeps one block alive instead of all of them.
+        sums, _ = jax.lax.scan(jax.checkpoint(add_block), start, blocks)
+    return SoftRows(
+        projection=sums.projection / sums.total[:, None],
+        dot_unit_scores=sums.dot_unit_scores / sums.total,
+        squared_norm=sums.squared_norm / sums.total**2,
+    )
+
+
+def _add_soft_block(
+    carry: SoftRowSums,
+    logits: Float[Array, "B N"],
+    unit: Float[Array, "B N"],
+    kernel: Float[Array, "N H"],
+) -> SoftRowSums:
+    maximum = jnp.maximum(carry.maximum, jnp.max(logits, axis=1))
+    shrink = jnp.exp(carry.maximum - maximum)
+    weights = jnp.exp(logits - maximum[:, None])
+    return SoftRowSums(
+        maximum=maximum,
+        total=carry.total * shrink + jnp.sum(weights, axis=1),
+        projection=carry.projection * shrink[:, None] + weights @ kernel,
+        dot_unit_scores=carry.dot_unit_scores * shrink + jnp.sum(weights * unit, axis=1),
+        squared_norm=carry.squared_norm * shrink**2 + jnp.sum(weights**2, axis=1),
+    )
+
+
+SoftRowsFunction = Callable[..., SoftRows]
+
+
+def project_real_rows(
+    scores: UnitScores,
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    noise: Shaped[Array, "..."],
+    first_row: Int[Array, ""],
+    config: GameConfig,
+    mask_observed: bool,
+) -> Float[Array, "B H"]:
+    """x W of the real rows x = rownorm(p + zeta s), s the model's own unit score row.
+
+    Args:
+      noise: a key, or injected uniform draws `[B, I]` for the whole batch of all devices.
+      first_row: position of this device's first row in the whole batch.
+    """
+    is_sparse = observed_dominate(config, kernel.shape[0])
+    soft_rows: SoftRowsFunction = sparse_soft_rows if is_sparse else dense_soft_rows
+    soft = soft_rows(scores, edges, kernel, noise, first_row, config)
+    zeta = config.score_weight
+    # |s| is 1 unless the row is zero, when there is nothing to add.
+    has_scores = (scores.inverse_norm > 0).astype(kernel.dtype)
+    squared = soft.squared_norm + 2 * zeta * soft.dot_unit_scores + zeta**2 * has_scores
+    projection = soft.projection
+    if zeta:
+        projection = projection + zeta * project_unit_scores(scores, edges, kernel, mask_observed)
+    return projection * inverse_norm(squared)[:, None]

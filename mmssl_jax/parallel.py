@@ -1,0 +1,107 @@
+"""Devices: the only file that knows how a per-device function is spread over several of them.
+
+A per-device function sees its own share of the sharded arguments and a full copy of the others, and
+combines with its peers through the collectives below. `jax.pmap` and `jax.shard_map` run the same
+function and give the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+AXIS = "devices"
+Transform = Literal["pmap", "shard_map"]
+
+
+def local_devices(count: int = 0) -> list[jax.Device]:
+    """The first `count` local devices, or all of them for 0.
+
+    Raises ValueError when fewer are present.
+    """
+    devices = jax.local_devices()
+    if count > len(devices):
+        raise ValueError(
+            f"parallel.devices is {count}, but this machine has {len(devices)} local "
+            f"{devices[0].platform} device(s); lower it, or use 0 for all of them"
+        )
+    return devices[: count or len(devices)]
+
+
+def spread(
+    function: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    transform: Transform,
+    sharded: Sequence[bool],
+) -> Callable[..., Any]:
+    """Compiles a per-device function into a call over all `devices`.
+
+    Args:
+      function: sees one share of each sharded argument, without the leading axis of len(devices),
+        and uses the collectives of this file with `AXIS`. Its outputs must be equal on all devices.
+      sharded: for each positional argument, whether it is sharded (else replicated).
+    Returns: a callable of the whole arguments; its outputs carry no device axis.
+    """
+    if transform == "pmap":
+        # pmap wants at least one mapped argument: the devices' numbers, which nobody reads.
+        numbers = np.arange(len(devices))
+        mapped = jax.pmap(
+            lambda _, *arguments: function(*arguments),
+            axis_name=AXIS,
+            in_axes=(0, *(0 if is_sharded else None for is_sharded in sharded)),
+            out_axes=None,
+            devices=list(devices),
+        )
+        return lambda *arguments: mapped(numbers, *arguments)
+
+    def on_shard(*arguments: Any) -> Any:
+        shares = [
+            jax.tree.map(lambda leaf: leaf[0], argument) if is_sharded else argument
+            for argument, is_sharded in zip(arguments, sharded, strict=True)
+        ]
+        return function(*shares)
+
+    specs = tuple(PartitionSpec(AXIS) if is_sharded else PartitionSpec() for is_sharded in sharded)
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    # check_vma=False keeps the rule of pmap that the transpose of a sum over devices is such a sum.
+    return jax.jit(
+        jax.shard_map(
+            on_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+        )
+    )
+
+
+def total_over(tree: Any, axis: str | None) -> Any:
+    """Sum over the devices of `axis`; the identity when there is no axis."""
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def mean_over(tree: Any, axis: str | None) -> Any:
+    """Mean over the devices of `axis`; the identity when there is no axis."""
+    return tree if axis is None else jax.lax.pmean(tree, axis)
+
+
+def gather_over(tree: Any, axis: str | None) -> Any:
+    """Concatenates the devices' shares along the leading axis; the identity without an axis."""
+    return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
+
+
+def share_of(tree: Any, axis: str | None) -> Any:
+    """This device's equal share of arrays that all devices hold whole, along the leading axis."""
+    if axis is None:
+        return tree
+    count, index = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+
+    def share(leaf: jax.Array) -> jax.Array:
+        size = leaf.shape[0] // count
+        return jax.lax.dynamic_slice_in_dim(leaf, index * size, size)
+
+    return jax.tree.map(share, tree)
+
+
+def device_index(axis: str | None) -> jax.Array:
+    """Position of this device on `axis`, int32; 0 without an axis."""
+    return jnp.int32(0) if axis is None else jax.lax.axis_index(axis)

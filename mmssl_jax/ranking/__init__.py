@@ -1,0 +1,1 @@
+"""Ranking: embeddings to lists of items and their quality; knows nothing of training."""
