@@ -55,8 +55,10 @@ class ModelConfig:
     """Weight of the normalised modality-aware ID embedding added to the ID embedding."""
     feature_fusion: NonNegativeFloat = 0.55
     """Weight of each normalised modality feature added to the final embedding."""
-    normalization: Literal["receiver", "symmetric", "mean"] = "receiver"
-    """Edge weights of the observed graph: 1/sqrt(d_r), 1/sqrt(d_r d_s) or 1/d_r."""
+    feature_normalization: Literal["receiver", "symmetric", "mean"] = "receiver"
+    """Edge weights that features propagate with: 1/sqrt(d_r), 1/sqrt(d_r d_s) or 1/d_r."""
+    id_normalization: Literal["receiver", "symmetric", "mean"] = "receiver"
+    """Edge weights of the light GCN; symmetric is LightGCN's own."""
     attention_values: Literal["keys", "queries"] = "keys"
     """Axis the attention's values lie on; release: queries, so that Q and K have no effect."""
     last_layer_softmax: bool = False
@@ -73,10 +75,14 @@ class StructureConfig:
     """Learned edges per user."""
     k_rate: NonNegativeFloat | None = None
     """If set, k is int(k_rate * items), which may be 0; release: 1e-4."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """Score of a user and an item by their modality features; release: dot."""
     source: Literal["all_users", "batches"] = "all_users"
     """Whose rows a rebuild covers: all users, or only the batches since the last; release: batches."""
     every: NonNegativeInt = 0
     """Steps between rebuilds (T); 0 rebuilds at the start of every epoch; release: 1."""
+    keep_observed: bool = False
+    """Observed pairs are edges of a graph rebuilt over all users, besides the learned ones."""
     edge_users: Literal["own", "tiled"] = "own"
     """tiled: the release's mismatch, which gives most edges to the wrong user for k > 1."""
     mask_observed: bool = False

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
 Transform = Literal["pmap", "shard_map"]
@@ -47,7 +47,7 @@ def spread(
     """
     if transform == "pmap":
         # pmap wants at least one mapped argument: the devices' numbers, which nobody reads.
-        numbers = np.arange(len(devices))
+        numbers = share_out(jnp.arange(len(devices)), devices)
         mapped = jax.pmap(
             lambda _, *arguments: function(*arguments),
             axis_name=AXIS,
@@ -65,13 +65,27 @@ def spread(
         return function(*shares)
 
     specs = tuple(PartitionSpec(AXIS) if is_sharded else PartitionSpec() for is_sharded in sharded)
-    mesh = Mesh(np.asarray(devices), (AXIS,))
+    mesh = _mesh(devices)
     # check_vma=False keeps the rule of pmap that the transpose of a sum over devices is such a sum.
     return jax.jit(
         jax.shard_map(
             on_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
         )
     )
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Puts a full copy of every array on each device, as `spread` wants its arguments."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def share_out(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Puts one slice of the leading axis of len(devices) on each device, for sharded arguments."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def total_over(tree: Any, axis: str | None) -> Any:

@@ -68,6 +68,18 @@ def score_rows(
     return critic.apply({"params": params}, projection, False, rngs={"dropout": dropout})
 
 
+@jax.custom_vjp
+def gram(kernel: Float[Array, "I H"]) -> Float[Array, "H H"]:
+    """W^T W; its gradient W (G + G^T) takes one product, where differentiation would take two."""
+    return kernel.T @ kernel
+
+
+gram.defvjp(
+    lambda kernel: (gram(kernel), kernel),
+    lambda kernel, gradient: (kernel @ (gradient + gradient.T),),
+)
+
+
 def gradient_penalty(
     critic: Critic, params: dict, projection: Float[Array, "B H"], dropout: Key[Array, ""]
 ) -> Float[Array, ""]:
@@ -78,7 +90,7 @@ def gradient_penalty(
     """
     kernel = params["first_kernel"]
     delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
-    squared = jnp.sum((delta @ (kernel.T @ kernel)) * delta, axis=1)
+    squared = jnp.sum((delta @ gram(kernel)) * delta, axis=1)
     # A gradient of exactly zero has norm 0 and no direction; the root is guarded, not the square.
     positive = squared > 0
     norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from mmssl_jax.config import GameConfig
 from mmssl_jax.graph.rows import BatchEdges
+from mmssl_jax.model.edge_product import edge_product
 from mmssl_jax.model.norms import inverse_norm
 
 _TINY = 1e-8  # inside both logarithms of the Gumbel noise
@@ -51,9 +52,8 @@ def project_unit_scores(
     """x W of the unit score rows x, in O(I D H + B D H + S H)."""
     projection = rows.users @ (rows.items.T @ kernel)
     if mask_observed:
-        taken_out = rows.edge_scores[:, None] * kernel[edges.item]
-        projection = projection - jax.ops.segment_sum(
-            taken_out, edges.row, projection.shape[0], indices_are_sorted=True
+        projection = projection - edge_product(
+            rows.edge_scores, edges, kernel, projection.shape[0]
         )
     return projection * rows.inverse_norm[:, None]
 
@@ -143,7 +143,7 @@ def sparse_soft_rows(
         return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
 
     return SoftRows(
-        projection=by_row(weights[:, None] * kernel[edges.item]),
+        projection=edge_product(weights, edges, kernel, n_rows),
         dot_unit_scores=by_row(weights * unit),
         squared_norm=by_row(weights**2),
     )

@@ -1,5 +1,6 @@
 """Cross-modal multi-head attention over the modality-aware ID embeddings of one node."""
 
+import functools
 import math
 from typing import Literal
 
@@ -27,25 +28,44 @@ class CrossModalAttention(nn.Module):
         self, embeddings: Float[Array, "M N D"]
     ) -> tuple[Float[Array, "N D"], Float[Array, "M N"]]:
         """Returns the fused embeddings and the weight of each modality (mean over heads, queries)."""
-        n_modalities, n_nodes, _ = embeddings.shape
-        weights = self._weights(embeddings) / n_modalities
-        mixed = jnp.sum(weights[..., None] * embeddings[:, :, None, :], axis=0)  # [N, H, D]
-        # The mean over queries commutes with the output projection, so it was taken first.
         shape = (self.heads * self.dim, self.dim)
         w_output = self.param("output", nn.initializers.xavier_uniform(), shape)
-        fused = mixed.reshape(n_nodes, self.heads * self.dim) @ w_output
-        return fused, jax.lax.stop_gradient(weights.mean(axis=-1))
+        weights = self._mean_weights(embeddings)
+        # The mean over queries commutes with the output projection, so it was taken first; and a
+        # projection per head needs no concatenation of the heads.
+        fused = sum(
+            sum(w[head][:, None] * e for w, e in zip(weights, embeddings, strict=True)) @ projection
+            for head, projection in enumerate(jnp.split(w_output, self.heads))
+        )
+        return fused, jax.lax.stop_gradient(jnp.stack([w.mean(axis=0) for w in weights]))
 
-    def _weights(self, embeddings: Float[Array, "M N D"]) -> Float[Array, "M N H"]:
-        """Weight of each value, summed over queries."""
-        n_modalities, n_nodes, _ = embeddings.shape
+    def _mean_weights(self, embeddings: Float[Array, "M N D"]) -> list[Float[Array, "H N"]]:
+        """Weight of each value, mean over queries.
+
+        Modalities are lists and nodes the last axis: stacks of narrow arrays are slow on a CPU.
+        """
         if self.values == "queries":
-            return jnp.ones((n_modalities, n_nodes, self.heads))
+            n_modalities, n_nodes, _ = embeddings.shape
+            return [jnp.full((self.heads, n_nodes), 1 / n_modalities)] * n_modalities
         initializer = nn.initializers.xavier_uniform()
-        by_head = (n_modalities, n_nodes, self.heads, self.dim // self.heads)
         w_query = self.param("query", initializer, (self.dim, self.dim))
         w_key = self.param("key", initializer, (self.dim, self.dim))
-        queries = (embeddings @ w_query).reshape(by_head)
-        keys = (embeddings @ w_key).reshape(by_head)
-        products = jnp.sum(queries[:, None] * keys[None, :], axis=-1)  # [M queries, M keys, N, H]
-        return jax.nn.softmax(products / math.sqrt(self.dim / self.heads), axis=1).sum(axis=0)
+        keys = [embedding @ w_key for embedding in embeddings]
+        sums = [jnp.zeros((self.heads, embeddings.shape[1]))] * len(keys)
+        for query in (embedding @ w_query for embedding in embeddings):
+            logits = [head_products(query, key, self.heads) for key in keys]
+            normalizer = functools.reduce(jnp.logaddexp, logits)
+            sums = [
+                total + jnp.exp(logit - normalizer)
+                for total, logit in zip(sums, logits, strict=True)
+            ]
+        return [total / len(keys) for total in sums]
+
+
+def head_products(
+    queries: Float[Array, "N D"], keys: Float[Array, "N D"], heads: int
+) -> Float[Array, "H N"]:
+    """(q_h . k_h) / sqrt(D / H) for each head h, whose channels are D / H neighbours."""
+    width = queries.shape[1] // heads
+    sum_by_head = jnp.repeat(jnp.eye(heads), width, axis=1)  # [H, D]
+    return jnp.einsum("hd,nd->hn", sum_by_head, queries * keys) / math.sqrt(width)

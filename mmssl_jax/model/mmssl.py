@@ -15,6 +15,13 @@ from mmssl_jax.model.fusion import CrossModalAttention
 from mmssl_jax.model.norms import unit_rows
 
 
+class ObservedGraphs(NamedTuple):
+    """The training interactions as the graph that features, and that ID embeddings, flow over."""
+
+    features: BipartiteGraph
+    ids: BipartiteGraph
+
+
 class Embeddings(NamedTuple):
     """Everything the losses and the ranking need; dicts are keyed by modality."""
 
@@ -58,13 +65,13 @@ class MMSSL(nn.Module):
     def __call__(
         self,
         features: dict[str, Float[Array, "I ?F"]],
-        observed: BipartiteGraph,
+        observed: ObservedGraphs,
         learned: dict[str, BipartiteGraph],
         deterministic: bool,
     ) -> Embeddings:
         """Args:
         features: raw item features per modality.
-        observed: graph of the training interactions.
+        observed: graphs of the training interactions.
         learned: the modality-aware user-item graph of each modality.
         deterministic: no dropout; otherwise an rng named `dropout` is needed.
         """
@@ -76,7 +83,7 @@ class MMSSL(nn.Module):
         with jax.named_scope("encoders"):
             encoder = FeatureEncoder(config.dim, config.dropout, name="encoder")
             encoded = encoder(features, deterministic)
-            feature_user, feature_item = propagate_features(observed, encoded, self.n_users)
+            feature_user, feature_item = propagate_features(observed.features, encoded, self.n_users)
 
         with jax.named_scope("learned_graphs"):
             id_user = {m: propagate(g.to_users, item_ids, self.n_users) for m, g in learned.items()}
@@ -91,7 +98,7 @@ class MMSSL(nn.Module):
 
         with jax.named_scope("light_gcn"):
             user, item = propagate_ids(
-                observed,
+                observed.ids,
                 user_ids + config.id_fusion * unit_rows(fused_user),
                 item_ids + config.id_fusion * unit_rows(fused_item),
                 config,

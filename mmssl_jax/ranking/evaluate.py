@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from mmssl_jax.parallel import AXIS, Transform, spread, total_over
+from mmssl_jax.parallel import AXIS, Transform, replicate, share_out, spread, total_over
 from mmssl_jax.ranking.metrics import means, metric_names, metric_sums, relevance_of
 from mmssl_jax.ranking.topk import top_k_unseen
 
@@ -166,10 +165,8 @@ def make_evaluator(
         raise ValueError("held_out is empty: this split has no user to evaluate")
     seen = train_edges if also_seen is None else np.concatenate([train_edges, also_seen])
 
-    mesh = Mesh(np.asarray(devices), (AXIS,))
-    shares, copies = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-    blocks = jax.device_put(
-        user_blocks(seen, np.unique(held_out, axis=0), n_users, len(devices), block_users), shares
+    blocks = share_out(
+        user_blocks(seen, np.unique(held_out, axis=0), n_users, len(devices), block_users), devices
     )
 
     def sums_of(users: Array, items: Array, share: UserBlocks) -> Array:
@@ -183,7 +180,7 @@ def make_evaluator(
                 f"got {len(user_vectors)} user and {len(item_vectors)} item vectors, but this "
                 f"split has {n_users} users and {n_items} items"
             )
-        vectors = jax.device_put((user_vectors, item_vectors), copies)
+        vectors = replicate((user_vectors, item_vectors), devices)
         sums = jax.device_get(compiled(*vectors, blocks)).astype(np.float64)
         return means(dict(zip(metric_names(ks), sums, strict=True)))
 

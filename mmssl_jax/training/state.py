@@ -20,7 +20,7 @@ from mmssl_jax.graph.structure import (
     pad_edges,
 )
 from mmssl_jax.model.critic import Critic, hidden_widths
-from mmssl_jax.model.mmssl import MMSSL
+from mmssl_jax.model.mmssl import MMSSL, ObservedGraphs
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 
 
@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     """Arrays of the dataset that every step reads and none changes."""
 
     features: dict[str, Float[Array, "I ?F"]]
-    observed: BipartiteGraph
+    observed: ObservedGraphs
     rows: InteractionRows
 
 
@@ -46,7 +46,10 @@ class Sizes(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that changes; the learned graphs and collected edges are keyed by modality."""
+    """Everything that changes; the learned graphs and collected edges are keyed by modality.
+
+    `pending` is empty unless the learned graphs come from batches.
+    """
 
     step: Int[Array, ""]
     key: Key[Array, ""]
@@ -83,17 +86,21 @@ def problem_sizes(dataset: Dataset, config: Config, n_devices: int) -> Sizes:
         ),
         block_edges=most_batch_edges(degree, config.structure.block_users, False),
         # Up to T - 1 steps after the last rebuild of an epoch and the first T of the next.
-        pending_edges=(2 * config.structure.every - 1) * batch_size * k if by_batch else 0,
+        # One place at least, since a checkpoint holds no empty array.
+        pending_edges=max(1, (2 * config.structure.every - 1) * batch_size * k) if by_batch else 0,
     )
 
 
 def make_inputs(dataset: Dataset, config: Config) -> Inputs:
     """Puts the dataset's features, graph and rows on the device."""
-    normalization = config.model.normalization
+    train, n_users, n_items = dataset.train, dataset.n_users, dataset.n_items
     return Inputs(
         features={name: jnp.asarray(raw) for name, raw in dataset.features.items()},
-        observed=observed_graph(dataset.train, dataset.n_users, dataset.n_items, normalization),
-        rows=interaction_rows(dataset.train, dataset.n_users, dataset.n_items),
+        observed=ObservedGraphs(
+            features=observed_graph(train, n_users, n_items, config.model.feature_normalization),
+            ids=observed_graph(train, n_users, n_items, config.model.id_normalization),
+        ),
+        rows=interaction_rows(train, n_users, n_items),
     )
 
 
@@ -123,8 +130,10 @@ def initial_learned_graph(inputs: Inputs, config: Config, sizes: Sizes) -> Bipar
 def learned_edges_length(config: Config, sizes: Sizes) -> int:
     """Places of a learned graph: enough for the observed edges and for any rebuild."""
     from_batches = config.structure.source == "batches"
-    rebuilt = sizes.pending_edges if from_batches else sizes.n_users * sizes.k
-    return max(sizes.n_train, rebuilt)
+    if from_batches:
+        return max(sizes.n_train, sizes.pending_edges)
+    kept = sizes.n_train if config.structure.keep_observed else 0
+    return max(sizes.n_train, kept + sizes.n_users * sizes.k)
 
 
 def init_state(inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:
@@ -148,5 +157,5 @@ def init_state(inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:
         generator_opt=generator_optimizer(config.optim, sizes.steps_per_epoch).init(generator),
         critic_opt=critic_optimizer(config.optim).init(critic),
         learned=learned,
-        pending={modality: empty_edges(sizes.pending_edges) for modality in inputs.features},
+        pending={m: empty_edges(sizes.pending_edges) for m in learned if sizes.pending_edges},
     )

@@ -15,6 +15,7 @@ from mmssl_jax.config import Config
 from mmssl_jax.graph.rows import BatchEdges, batch_edges
 from mmssl_jax.graph.structure import (
     append_edges,
+    join_edges,
     learned_edges_of_all,
     learned_edges_of_batch,
     learned_graph,
@@ -24,6 +25,7 @@ from mmssl_jax.graph.structure import (
 from mmssl_jax.losses.adversarial import GameDraws, critic_loss
 from mmssl_jax.losses.total import generator_loss
 from mmssl_jax.model.mmssl import Embeddings
+from mmssl_jax.model.norms import unit_rows
 from mmssl_jax.parallel import device_index, gather_over, mean_over, share_of
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 from mmssl_jax.training.sampling import Batch, sample_batch
@@ -190,20 +192,31 @@ def apply_generator(
     return state._replace(generator=generator, generator_opt=generator_opt)
 
 
+def similarity_vectors(
+    embeddings: Embeddings, modality: str, config: Config
+) -> tuple[Float[Array, "U D"], Float[Array, "I D"]]:
+    """A modality's user and item vectors whose inner product is the configured similarity."""
+    users, items = embeddings.feature_user[modality], embeddings.feature_item[modality]
+    if config.structure.similarity == "cosine":
+        return unit_rows(users), unit_rows(items)
+    return users, items
+
+
 def rebuild_for_all(
     state: TrainState, embeddings: Embeddings, inputs: Inputs, config: Config, sizes: Sizes
 ) -> TrainState:
     """Learned graphs of the top-k items of every user, from the given embeddings."""
     learned = {}
-    for modality, of_users in embeddings.feature_user.items():
+    for modality in embeddings.feature_user:
         edges = learned_edges_of_all(
-            of_users,
-            embeddings.feature_item[modality],
+            *similarity_vectors(embeddings, modality, config),
             inputs.rows if config.structure.mask_observed else None,
             sizes.k,
             config.structure.block_users,
             sizes.block_edges,
         )
+        if config.structure.keep_observed:
+            edges = join_edges(edges, inputs.rows)
         edges = pad_edges(edges, learned_edges_length(config, sizes))
         learned[modality] = learned_graph(edges, sizes.n_users, sizes.n_items, "receiver")
     return state._replace(learned=learned)
@@ -222,12 +235,11 @@ def collect_or_rebuild(
     step_in_epoch = state.step % sizes.steps_per_epoch
     rebuild = (step_in_epoch % config.structure.every == 0) & (step_in_epoch > 0)
     learned, pending = {}, {}
-    for modality, of_users in embeddings.feature_user.items():
+    for modality in embeddings.feature_user:
         graph, collected = state.learned[modality], state.pending[modality]
         observed = share.edges if config.structure.mask_observed else None
-        top = top_k_items(
-            of_users[share.batch.users], embeddings.feature_item[modality], observed, sizes.k
-        )
+        of_users, of_items = similarity_vectors(embeddings, modality, config)
+        top = top_k_items(of_users[share.batch.users], of_items, observed, sizes.k)
         users, top = gather_over((share.batch.users, top), axis)
         new = learned_edges_of_batch(users, top, config.structure.edge_users)
 

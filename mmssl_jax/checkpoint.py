@@ -1,0 +1,77 @@
+"""Checkpoints with Orbax: a tree of arrays and a JSON record, `best` and `last`, written atomically.
+
+A manager keeps one checkpoint. The old one is deleted only after the new one is complete, so a
+process that dies at any moment leaves a whole one.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import orbax.checkpoint as ocp
+
+Which = Literal["best", "last"]
+
+# Orbax tells every save at info level, and warns of settings that only matter on many hosts.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing or does not fit."""
+
+
+def open_checkpoints(run: Path, which: Which, read_only: bool = False) -> ocp.CheckpointManager:
+    """The `best` or `last` checkpoints of a run directory."""
+    directory = run.absolute() / "checkpoints" / which
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else 1, read_only=read_only, create=not read_only
+    )
+    if read_only and not directory.is_dir():
+        raise CheckpointError(f"no checkpoints at {directory}: is {run} the directory of a run?")
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def save_checkpoint(
+    manager: ocp.CheckpointManager, step: int, tree: Any, record: dict[str, Any]
+) -> None:
+    """Writes `tree` and `record` in the background under a step number.
+
+    A step that is there already is kept: runs are deterministic, so it holds the same.
+    """
+    if step in manager.all_steps():
+        return
+    manager.save(
+        step,
+        args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)),
+    )
+
+
+def restore_record(manager: ocp.CheckpointManager) -> dict[str, Any]:
+    """The record of the newest checkpoint.
+
+    Raises CheckpointError when there is none.
+    """
+    step = manager.latest_step()
+    if step is None:
+        raise CheckpointError(f"no finished checkpoint in {manager.directory}: nothing to restore")
+    return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+
+
+def restore_tree(manager: ocp.CheckpointManager, like: Any) -> Any:
+    """The tree of the newest checkpoint, on the devices of `like`, a tree of the same structure.
+
+    Raises CheckpointError when there is none, or its arrays have other names or shapes.
+    """
+    step = manager.latest_step()
+    if step is None:
+        raise CheckpointError(f"no finished checkpoint in {manager.directory}: nothing to restore")
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+        return manager.restore(
+            step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
+        )["tree"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint in {manager.directory} does not fit the model of its run: {error}"
+        ) from error

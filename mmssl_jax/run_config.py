@@ -1,0 +1,114 @@
+"""Flags and YAML files -> Config, and back. The parsing is jsonargparse's."""
+
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from mmssl_jax.config import Config, check_config, flatten
+from mmssl_jax.presets import PRESETS
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# A resumed run may be given more or less time, other devices, and a dataset that has moved.
+MAY_CHANGE = ("data.path", "data.format", "train.epochs", "train.max_steps")
+
+
+class ConfigParser(ArgumentParser):
+    """A parser whose errors name the nearest setting for one that does not exist."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        super().error(message + _nearest(message), ex)
+
+
+def _nearest(message: str) -> str:
+    known = [*flatten(Config()), "config", "run", "resume", "preset"]
+    unknown = re.findall(r"--([\w.\-]+)", message) if "unrecognized arguments" in message else []
+    for group, option in re.findall(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+        unknown.append(f"{group}.{option}")
+    unknown += re.findall(r"[Kk]ey ['\"]([\w.]+)['\"] is not expected", message)
+    unknown += re.findall(r"(?:^|\s)[Oo]ption ['\"]([\w.]+)['\"] is not accepted", message)
+    hints = []
+    for key in unknown:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        hints.append(f"\nthere is no setting {key!r}; the nearest is {close[0]!r}")
+    return "".join(hints)
+
+
+def config_parser(prog: str) -> ConfigParser:
+    """A parser of `--config FILE` and of every field of Config as a dotted flag."""
+    parser = ConfigParser(
+        prog=prog,
+        description="MMSSL: multi-modal self-supervised recommendation. Later files and flags "
+        "override earlier ones; all override the preset.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
+    parser.add_class_arguments(Config, as_group=False)
+    return parser
+
+
+def parse_config(parser: ConfigParser, arguments: list[str]) -> tuple[Config, Namespace]:
+    """The settings, and everything that was parsed; exits with a message for settings not valid.
+
+    Precedence: defaults < preset < files < flags. The preset may itself come from any of these,
+    so the arguments are parsed once to learn it and once with its values as defaults.
+    """
+    preset = parser.parse_args(arguments).preset
+    parser.set_defaults({key: value for key, value in PRESETS[preset].items()})
+    parsed = parser.parse_args(arguments)
+    return config_from(parser, parsed), parsed
+
+
+def config_from(parser: ConfigParser, parsed: Namespace) -> Config:
+    """A Config of plain Python values from a parsed namespace."""
+    objects = parser.instantiate(parsed)
+    stages = {entry.name: getattr(objects, entry.name) for entry in dataclasses.fields(Config)}
+    config: Config = _plain(Config(**stages))
+    try:
+        check_config(config)
+    except ValueError as error:
+        parser.error(str(error))
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """Replaces the parser's number types by int and float, so that configs compare and print."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    if isinstance(value, tuple | list):
+        return tuple(_plain(entry) for entry in value)
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def dump_config(config: Config) -> str:
+    """Every setting as YAML; `read_config` gives the same Config back."""
+    nested = json.loads(json.dumps(dataclasses.asdict(config)))
+    return yaml.safe_dump(nested, sort_keys=False)
+
+
+def read_config(path: Path) -> Config:
+    """Reads a YAML file of settings, defaults elsewhere."""
+    return parse_config(config_parser("config"), ["--config", str(path)])[0]
+
+
+def config_diff(saved: Config, now: Config) -> list[str]:
+    """One line per setting that differs, but for those that a resumed run may change."""
+    before, after = flatten(saved), flatten(now)
+    return [
+        f"{key}: {before[key]} in the run, {after[key]} now"
+        for key in before
+        if before[key] != after[key]
+        and key not in MAY_CHANGE
+        and not key.startswith("parallel.")
+    ]

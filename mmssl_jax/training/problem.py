@@ -1,0 +1,126 @@
+"""A configured dataset, ready to train and evaluate: devices, sizes, inputs, compiled evaluation."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from mmssl_jax.config import Config, DataConfig
+from mmssl_jax.data.dataset import Dataset, DatasetError
+from mmssl_jax.data.readers import read_dataset
+from mmssl_jax.data.synthetic import planted_dataset
+from mmssl_jax.parallel import AXIS, local_devices, replicate, spread
+from mmssl_jax.ranking.evaluate import Evaluator, make_evaluator
+from mmssl_jax.training.state import (
+    Inputs,
+    Sizes,
+    TrainState,
+    init_state,
+    make_inputs,
+    problem_sizes,
+)
+from mmssl_jax.training.step import Metrics, forward, train_steps
+
+Split = Literal["validation", "test"]
+
+
+class Problem(NamedTuple):
+    """Everything about a run that does not change while it runs."""
+
+    config: Config
+    dataset: Dataset
+    devices: list[jax.Device]
+    sizes: Sizes
+    inputs: Inputs
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Reads or plants the configured dataset.
+
+    Raises DatasetError for a dataset that cannot be used.
+    """
+    if config.format == "synthetic":
+        dataset = planted_dataset(seed=config.seed)
+        unknown = set(config.modalities) - set(dataset.modalities)
+        if unknown:
+            raise DatasetError(
+                f"data.modalities names {sorted(unknown)}; the synthetic dataset has "
+                f"{list(dataset.modalities)}"
+            )
+        return dataset
+    return read_dataset(config.path, config.format, config.modalities or None)
+
+
+def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
+    """Prepares a run on the configured dataset, or on the one given."""
+    dataset = load_dataset(config.data) if dataset is None else dataset
+    devices = local_devices(config.parallel.devices)
+    sizes = problem_sizes(dataset, config, len(devices))
+    inputs = replicate(make_inputs(dataset, config), devices)
+    return Problem(config, dataset, devices, sizes, inputs)
+
+
+def new_state(problem: Problem) -> TrainState:
+    """The state before the first step, on all devices: a step's results lie as its arguments do,
+    so that the second call finds the first one's compilation."""
+    return replicate(init_state(problem.inputs, problem.config, problem.sizes), problem.devices)
+
+
+def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+    """A function `(state, n_steps) -> (state, mean metrics)` over all devices.
+
+    It compiles once for each number of steps: an epoch's, and that of a last, shorter one.
+    """
+    config, sizes = problem.config, problem.sizes
+    by_length: dict[int, Callable] = {}
+
+    def run(state: TrainState, n_steps: int) -> tuple[TrainState, Metrics]:
+        if n_steps not in by_length:
+            by_length[n_steps] = spread(
+                lambda state, inputs: train_steps(state, inputs, config, sizes, n_steps, AXIS),
+                problem.devices,
+                config.parallel.transform,
+                (False, False),
+            )
+        return by_length[n_steps](state, problem.inputs)
+
+    return run
+
+
+def compile_embedding(problem: Problem) -> Callable[[TrainState], tuple[jax.Array, jax.Array]]:
+    """A function from a state to the final user and item embeddings, in evaluation mode."""
+    config, sizes = problem.config, problem.sizes
+
+    @jax.jit
+    def embed(generator: dict, learned: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+        embeddings = forward(generator, learned, inputs, config, sizes, None)
+        return embeddings.user, embeddings.item
+
+    return lambda state: embed(state.generator, state.learned, problem.inputs)
+
+
+def split_evaluator(problem: Problem, split: Split) -> Evaluator:
+    """The evaluator of a split; validation items are masked at test time if so configured.
+
+    Raises DatasetError for a split without interactions.
+    """
+    dataset, config = problem.dataset, problem.config.eval
+    held_out: np.ndarray = getattr(dataset, split)
+    if not len(held_out):
+        raise DatasetError(
+            f"{dataset.source} has no {split} interactions: there is nothing to evaluate; "
+            "hold some out, for instance one per user"
+        )
+    masks_validation = split == "test" and config.mask == "train_validation"
+    return make_evaluator(
+        dataset.train,
+        held_out,
+        dataset.n_users,
+        dataset.n_items,
+        config.ks,
+        problem.devices,
+        problem.config.parallel.transform,
+        block_users=config.block_users,
+        also_seen=dataset.validation if masks_validation else None,
+    )

@@ -1,0 +1,62 @@
+"""Evaluating a finished or running run from its directory alone."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from mmssl_jax.checkpoint import open_checkpoints, restore_tree
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.run_config import read_config
+from mmssl_jax.training.loop import RunError
+from mmssl_jax.training.problem import (
+    Problem,
+    compile_embedding,
+    load_problem,
+    new_state,
+    split_evaluator,
+)
+from mmssl_jax.training.state import TrainState
+
+
+def restore_run(
+    run: Path, checkpoint: Literal["best", "last"] = "best", data_path: str = ""
+) -> tuple[Problem, TrainState]:
+    """Problem and state of a run's checkpoint.
+
+    Raises RunError when `run` holds no run, DatasetError when its data has changed.
+    """
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run / 'config.yaml'} is missing: {run} is not the directory of a run")
+    config = read_config(run / "config.yaml")
+    if data_path:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data_path))
+    problem = load_problem(config)
+    saved = json.loads((run / "dataset.json").read_text())
+    if saved["fingerprint"] != problem.dataset.fingerprint():
+        raise DatasetError(
+            f"{problem.dataset.source} is not the data that {run} was trained on "
+            f"({saved['name']}: {saved['users']} users, {saved['items']} items); "
+            "give that folder with --data_path"
+        )
+    with open_checkpoints(run, checkpoint, read_only=True) as checkpoints:
+        like = new_state(problem)
+        return problem, restore_tree(checkpoints, like)
+
+
+def evaluate_run(
+    run: str,
+    split: Literal["validation", "test"] = "test",
+    checkpoint: Literal["best", "last"] = "best",
+    data_path: str = "",
+) -> dict[str, float]:
+    """Metrics of a run's checkpoint on a split.
+
+    Args:
+        run: the run's directory.
+        split: held-out split to rank.
+        checkpoint: the best epoch on validation, or the last one.
+        data_path: dataset folder, if it has moved since training.
+    """
+    problem, state = restore_run(Path(run), checkpoint, data_path)
+    return split_evaluator(problem, split)(*compile_embedding(problem)(state))
