@@ -1,4 +1,4 @@
-"""Trains MMSSL: `python train.py --config configs/demo.yaml [--data.path DIR] [--optim.lr X] ...`."""
+"""Trains MMSSL: `python train.py --config configs/demo.yaml [--data.path DIR] [...]`."""
 
 from mmssl_jax.commands import train_command
 

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: a tree of arrays and a JSON record, `best` and `last`, written atomically.
+"""Checkpoints with Orbax: a tree of arrays and a JSON record, `best` and `last`, atomic.
 
 A manager keeps one checkpoint. The old one is deleted only after the new one is complete, so a
 process that dies at any moment leaves a whole one.

@@ -24,9 +24,15 @@ def train_command(arguments: list[str] | None = None) -> None:
     """Parses the flags of `train.py` and trains."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = config_parser("train.py")
-    parser.add_argument("--run", type=str, default="", help="run directory (default runs/<config>-<time>)")
     parser.add_argument(
-        "--resume", type=bool, nargs="?", const=True, default=False,
+        "--run", type=str, default="", help="run directory (default runs/<config>-<time>)"
+    )
+    parser.add_argument(
+        "--resume",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
         help="continue the run in --run; without --config it keeps the run's own settings",
     )
     saved = saved_config_of(arguments)

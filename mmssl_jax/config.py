@@ -78,7 +78,7 @@ class StructureConfig:
     similarity: Literal["dot", "cosine"] = "dot"
     """Score of a user and an item by their modality features; release: dot."""
     source: Literal["all_users", "batches"] = "all_users"
-    """Whose rows a rebuild covers: all users, or only the batches since the last; release: batches."""
+    """Whose rows a rebuild covers: all users, or the batches since the last; release: batches."""
     every: NonNegativeInt = 0
     """Steps between rebuilds (T); 0 rebuilds at the start of every epoch; release: 1."""
     keep_observed: bool = False
@@ -291,8 +291,8 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
         if len(stage_name) > 1 or not hasattr(stage, name) or stage is None:
             raise ConfigError(f"there is no setting {key!r}")
         if stage_name:
-            stage = dataclasses.replace(stage, **{name: value})
-            config = dataclasses.replace(config, **{stage_name[0]: stage})
-        else:
-            config = dataclasses.replace(config, **{name: value})
+            value = dataclasses.replace(stage, **{name: value})
+            name = stage_name[0]
+        change: dict[str, Any] = {name: value}
+        config = dataclasses.replace(config, **change)
     return config

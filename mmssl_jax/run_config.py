@@ -59,7 +59,7 @@ def parse_config(parser: ConfigParser, arguments: list[str]) -> tuple[Config, Na
     so the arguments are parsed once to learn it and once with its values as defaults.
     """
     preset = parser.parse_args(arguments).preset
-    parser.set_defaults({key: value for key, value in PRESETS[preset].items()})
+    parser.set_defaults(dict(PRESETS[preset]))
     parsed = parser.parse_args(arguments)
     return config_from(parser, parsed), parsed
 
@@ -108,7 +108,5 @@ def config_diff(saved: Config, now: Config) -> list[str]:
     return [
         f"{key}: {before[key]} in the run, {after[key]} now"
         for key in before
-        if before[key] != after[key]
-        and key not in MAY_CHANGE
-        and not key.startswith("parallel.")
+        if before[key] != after[key] and key not in MAY_CHANGE and not key.startswith("parallel.")
     ]

@@ -1,4 +1,4 @@
-"""Strict settings for every test: several fake devices, no silent rank promotion, shapes checked."""
+"""Strict settings of every test: several fake devices, no rank promotion, shapes checked."""
 
 import os
 
@@ -9,8 +9,10 @@ os.environ["XLA_FLAGS"] = (
 
 from jaxtyping import install_import_hook
 
-# Checks the shape annotations of the whole package at run time, in tests only.
-install_import_hook("mmssl_jax", "beartype.beartype")
+# Checks the shape annotations at run time, in tests only. config.py stays out: its number types are
+# the flag parser's, which plain floats are no instances of.
+STAGES = ("data", "graph", "model", "losses", "ranking", "training", "parallel")
+install_import_hook([f"mmssl_jax.{stage}" for stage in STAGES], "beartype.beartype")
 
 import jax
 

@@ -32,13 +32,11 @@ def generated_projections(
     edges: BatchEdges,
     kernel: Float[Array, "I H"],
     mask_observed: bool,
-) -> Float[Array, "M*B H"]:
+) -> Float[Array, "MB H"]:
     """Generated rows times the kernel: one row per user and modality, modality by modality."""
     projections = []
     for modality, of_users in embeddings.feature_user.items():
-        rows = unit_scores(
-            of_users[users], embeddings.feature_item[modality], edges, mask_observed
-        )
+        rows = unit_scores(of_users[users], embeddings.feature_item[modality], edges, mask_observed)
         projections.append(project_unit_scores(rows, edges, kernel, mask_observed))
     return jnp.concatenate(projections)
 
@@ -51,7 +49,7 @@ def real_projections(
     noise: Shaped[Array, "..."],
     first_row: Int[Array, ""],
     config: Config,
-) -> Float[Array, "M*B H"]:
+) -> Float[Array, "MB H"]:
     """Real rows times the kernel; a user's row stands once per modality."""
     mask_observed = config.structure.mask_observed
     scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
@@ -65,7 +63,10 @@ def score_rows(
     critic: Critic, params: dict, projection: Float[Array, "B H"], dropout: Key[Array, ""]
 ) -> Float[Array, " B"]:
     """The critic's scores in training mode."""
-    return critic.apply({"params": params}, projection, False, rngs={"dropout": dropout})
+    scores: Array = critic.apply(  # type: ignore[assignment]
+        {"params": params}, projection, False, rngs={"dropout": dropout}
+    )
+    return scores
 
 
 @jax.custom_vjp
@@ -109,21 +110,15 @@ def critic_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """mean score(generated) - mean score(real) + weight * gradient penalty, and its parts."""
     kernel = params["first_kernel"]
-    fake = generated_projections(
-        embeddings, users, edges, kernel, config.structure.mask_observed
-    )
-    real = real_projections(
-        embeddings, users, edges, kernel, draws.noise, first_row, config
-    )
+    fake = generated_projections(embeddings, users, edges, kernel, config.structure.mask_observed)
+    real = real_projections(embeddings, users, edges, kernel, draws.noise, first_row, config)
     alpha = draws.alpha.T.reshape(-1, 1)
     # The first layer is linear, so the projection of an interpolated row is the interpolation.
     between = alpha * real + (1 - alpha) * fake
     fake_key, real_key, between_key = jax.random.split(draws.dropout, 3)
     fake_score = jnp.mean(score_rows(critic, params, fake, fake_key))
     real_score = jnp.mean(score_rows(critic, params, real, real_key))
-    penalty = config.game.gradient_penalty * gradient_penalty(
-        critic, params, between, between_key
-    )
+    penalty = config.game.gradient_penalty * gradient_penalty(critic, params, between, between_key)
     loss = fake_score - real_score + penalty
     parts = {
         "critic_loss": loss,

@@ -15,13 +15,14 @@ def bpr_loss(
 
 def embedding_l2(*vectors: Float[Array, "B D"]) -> Float[Array, ""]:
     """Sum of |e|^2 / 2 over the batch's vectors, per triple."""
-    return sum(jnp.sum(x * x) for x in vectors) / (2 * vectors[0].shape[0])
+    squares = jnp.stack([jnp.sum(x * x) for x in vectors])
+    return jnp.sum(squares) / (2 * vectors[0].shape[0])
 
 
 def feature_l2(
     feature_user: dict[str, Float[Array, "U D"]], feature_item: dict[str, Float[Array, "I D"]]
 ) -> Float[Array, ""]:
     """Sum of |f|^2 / 2 over all nodes and modalities, per item."""
-    features = [*feature_user.values(), *feature_item.values()]
     n_items = next(iter(feature_item.values())).shape[0]
-    return sum(jnp.sum(x * x) for x in features) / (2 * n_items)
+    squares = [jnp.sum(x * x) for x in (*feature_user.values(), *feature_item.values())]
+    return jnp.sum(jnp.stack(squares)) / (2 * n_items)

@@ -4,7 +4,6 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmssl_jax.config import CriticConfig
@@ -50,9 +49,7 @@ class Critic(nn.Module):
     axis: str | None = None
 
     @nn.compact
-    def __call__(
-        self, projection: Float[Array, "B H"], deterministic: bool
-    ) -> Float[Array, " B"]:
+    def __call__(self, projection: Float[Array, "B H"], deterministic: bool) -> Float[Array, " B"]:
         """Scores rows x from their `projection` x W of the first kernel, without its bias."""
         widths = hidden_widths(self.config, self.n_items)
         self.param("first_kernel", _fan_in_uniform, (self.n_items, widths[0]))

@@ -1,7 +1,7 @@
 """Interaction rows, multiplied by the critic's first kernel without being formed.
 
-With E `[B, D]` user vectors, V `[I, D]` item vectors, A the batch's 0/1 training rows and W `[I, H]`
-the kernel, a generated row is x = rownorm((e V^T) * (1 - a)), so that
+With E `[B, D]` user vectors, V `[I, D]` item vectors, A the batch's 0/1 training rows and
+W `[I, H]` the kernel, a generated row is x = rownorm((e V^T) * (1 - a)), so that
 x W = (e (V^T W) - sum over edges s_ui W_i) / rho,  rho^2 = e (V^T V) e^T - sum over edges s_ui^2.
 A real row is rownorm(p + zeta x), p the softmax of the noisy training row.
 """
@@ -52,9 +52,7 @@ def project_unit_scores(
     """x W of the unit score rows x, in O(I D H + B D H + S H)."""
     projection = rows.users @ (rows.items.T @ kernel)
     if mask_observed:
-        projection = projection - edge_product(
-            rows.edge_scores, edges, kernel, projection.shape[0]
-        )
+        projection = projection - edge_product(rows.edge_scores, edges, kernel, projection.shape[0])
     return projection * rows.inverse_norm[:, None]
 
 
@@ -83,7 +81,7 @@ def observed_dominate(config: GameConfig, n_items: int) -> bool:
 def uniform_at_edges(
     noise: Shaped[Array, "..."], edges: BatchEdges, first_row: Int[Array, ""]
 ) -> Float[Array, " S"]:
-    """Uniform draws for each edge, from a key or from injected draws `[B, I]` of the whole batch."""
+    """Uniform draws for each edge, from a key or from injected draws `[B, I]` of the batch."""
     row = edges.row + first_row
     if not jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         return noise[row, edges.item]

@@ -16,7 +16,7 @@ class FeatureEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: dict[str, Float[Array, "I ?F"]], deterministic: bool
+        self, features: dict[str, Float[Array, "I _F"]], deterministic: bool
     ) -> dict[str, Float[Array, "I D"]]:
         encoded = {}
         for modality, raw in features.items():

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 class CrossModalAttention(nn.Module):
     """Mixes the M modality embeddings e_m of each node into one vector.
 
-    a_h(m, m') = softmax over m' of (e_m W_Q)_h . (e_m' W_K)_h / sqrt(D/H), the value is e_m' itself,
-    heads are concatenated and projected by W_O `[H D, D]`; the result is the mean over queries m.
+    a_h(m, m') = softmax over m' of (e_m W_Q)_h . (e_m' W_K)_h / sqrt(D/H), the value is e_m'
+    itself, heads are concatenated and projected by W_O `[H D, D]`; the result is the mean over queries m.
     With values on the queries' axis (the release) the weights of each value sum to one whatever Q
     and K are, so these two do not exist. One attention serves users and items.
     """
@@ -27,7 +27,7 @@ class CrossModalAttention(nn.Module):
     def __call__(
         self, embeddings: Float[Array, "M N D"]
     ) -> tuple[Float[Array, "N D"], Float[Array, "M N"]]:
-        """Returns the fused embeddings and the weight of each modality (mean over heads, queries)."""
+        """Returns the fused embeddings and each modality's weight (mean over heads, queries)."""
         shape = (self.heads * self.dim, self.dim)
         w_output = self.param("output", nn.initializers.xavier_uniform(), shape)
         weights = self._mean_weights(embeddings)

@@ -64,7 +64,7 @@ class MMSSL(nn.Module):
     @nn.compact
     def __call__(
         self,
-        features: dict[str, Float[Array, "I ?F"]],
+        features: dict[str, Float[Array, "I _F"]],
         observed: ObservedGraphs,
         learned: dict[str, BipartiteGraph],
         deterministic: bool,
@@ -83,7 +83,9 @@ class MMSSL(nn.Module):
         with jax.named_scope("encoders"):
             encoder = FeatureEncoder(config.dim, config.dropout, name="encoder")
             encoded = encoder(features, deterministic)
-            feature_user, feature_item = propagate_features(observed.features, encoded, self.n_users)
+            feature_user, feature_item = propagate_features(
+                observed.features, encoded, self.n_users
+            )
 
         with jax.named_scope("learned_graphs"):
             id_user = {m: propagate(g.to_users, item_ids, self.n_users) for m, g in learned.items()}

@@ -24,7 +24,7 @@ def unit_rows(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
 def standardize_batch(
     x: Float[Array, "B C"], axis: str | None, epsilon: float = 1e-5
 ) -> Float[Array, "B C"]:
-    """(x - mean) / sqrt(var + epsilon) per channel, over the batch of all devices (biased variance)."""
+    """(x - mean) / sqrt(var + epsilon) per channel over the whole batch, with biased variance."""
     mean = mean_over(jnp.mean(x, axis=0), axis)
     centred = x - mean[None, :]
     variance = mean_over(jnp.mean(centred * centred, axis=0), axis)

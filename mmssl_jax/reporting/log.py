@@ -56,8 +56,8 @@ def epoch_line(record: dict[str, Any], monitor: str, is_best: bool) -> str:
 def metric_table(rows: dict[str, dict[str, float]]) -> str:
     """Named metric dicts as an aligned table, one row per name and K, one column per metric."""
     metrics = sorted({key.split("@")[0] for row in rows.values() for key in row if "@" in key})
-    order = [m for m in ("recall", "precision", "ndcg", "hit_ratio") if m in metrics]
-    order += [m for m in metrics if m not in order]
+    first = ["recall", "precision", "ndcg", "hit_ratio"]
+    order = [m for m in first if m in metrics] + [m for m in metrics if m not in first]
     width = max([len("ranking"), *(len(name) for name in rows)])
     lines = [f"{'ranking':<{width}}    K  " + "  ".join(f"{m:>12}" for m in order)]
     for name, row in rows.items():

@@ -1,6 +1,5 @@
 """The host's side of training: epochs, validation, early stopping, checkpoints, log."""
 
-import dataclasses
 import json
 import math
 import time
@@ -18,10 +17,9 @@ from mmssl_jax.checkpoint import (
     restore_tree,
     save_checkpoint,
 )
-from mmssl_jax.config import Config, check_config, flatten
-from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.config import Config, check_config
+from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
-from mmssl_jax.ranking.evaluate import Evaluator
 from mmssl_jax.reporting.environment import environment
 from mmssl_jax.reporting.log import (
     append_record,
@@ -34,11 +32,10 @@ from mmssl_jax.reporting.log import (
 from mmssl_jax.run_config import config_diff, dump_config, read_config
 from mmssl_jax.training.problem import (
     Problem,
-    compile_embedding,
-    compile_steps,
+    Programs,
+    compile_programs,
     load_problem,
     new_state,
-    split_evaluator,
 )
 from mmssl_jax.training.state import TrainState
 
@@ -66,9 +63,7 @@ class Progress(NamedTuple):
         """Whether the run has reached its epochs, its steps, or the end of its patience."""
         train = config.train
         out_of_steps = train.max_steps and self.steps >= train.max_steps
-        return bool(
-            self.epochs >= train.epochs or out_of_steps or self.misses > train.patience
-        )
+        return bool(self.epochs >= train.epochs or out_of_steps or self.misses > train.patience)
 
 
 class Checkpoints(NamedTuple):
@@ -99,6 +94,12 @@ def fit(
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
+    programs = compile_programs(problem)
+    if "validation" not in programs.evaluators:
+        raise DatasetError(
+            f"{problem.dataset.source} has no validation interactions, which choose the best "
+            "epoch: hold some out, for instance one per user"
+        )
     state = new_state(problem)
     if resume:
         check_same_run(problem, run)
@@ -111,17 +112,17 @@ def fit(
             state, progress = restore_last(checkpoints, state, run)
             say(f"continuing after epoch {progress.epochs - 1}, step {progress.steps}")
         try:
-            state = train_epochs(problem, state, progress, checkpoints, run, say, quiet)
+            state = train_epochs(problem, programs, state, progress, checkpoints, run, say, quiet)
         except KeyboardInterrupt:
             say(f"stopped; continue with: train.py --run {run} --resume")
             raise
         finally:
             checkpoints.best.wait_until_finished()
             checkpoints.last.wait_until_finished()
-        result = conclude(problem, state, checkpoints, run)
+        result = conclude(problem, programs, state, checkpoints, run)
     for split in ("validation", "test"):
         if split in result:
-            rows = {"MMSSL": result[split], **result["baselines"].get(split, {})}
+            rows = {"MMSSL": result[split], **(result["baselines"] if split == "test" else {})}
             say(f"\n{split}, epoch {result['best_epoch']}\n{metric_table(rows)}")
     return result
 
@@ -194,6 +195,7 @@ def restore_last(
 
 def train_epochs(
     problem: Problem,
+    programs: Programs,
     state: TrainState,
     progress: Progress,
     checkpoints: Checkpoints,
@@ -206,8 +208,7 @@ def train_epochs(
     Raises RunError when a loss is no longer finite; the checkpoints of the epoch before remain.
     """
     config, steps_per_epoch = problem.config, problem.sizes.steps_per_epoch
-    run_steps, embed = compile_steps(problem), compile_embedding(problem)
-    validate = split_evaluator(problem, "validation")
+    validate = programs.evaluators["validation"]
     most_steps = config.train.max_steps or config.train.epochs * steps_per_epoch
     bar = tqdm(
         total=most_steps, initial=progress.steps, unit="step", disable=quiet, dynamic_ncols=True
@@ -221,10 +222,10 @@ def train_epochs(
             )
             # No array may come to the host by accident while the device works.
             with jax.transfer_guard_device_to_host("disallow"):
-                state, metrics = run_steps(state, n_steps)
+                state, metrics = programs.run_steps(state, n_steps)
             losses = {name: float(value) for name, value in jax.device_get(metrics).items()}
             check_finite(losses, progress.epochs, run)
-            validation = validate(*embed(state))
+            validation = validate(*programs.embed(state))
             value = validation[config.train.monitor]
             progress = progress.after(value, progress.steps + n_steps)
             is_best = progress.misses == 0
@@ -257,42 +258,29 @@ def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
 
 
 def conclude(
-    problem: Problem, state: TrainState, checkpoints: Checkpoints, run: Path
+    problem: Problem, programs: Programs, like: TrainState, checkpoints: Checkpoints, run: Path
 ) -> dict[str, Any]:
     """Restores the best epoch, evaluates it and the baselines, and writes `result.json`."""
     record = restore_record(checkpoints.best)
-    best = restore_tree(checkpoints.best, state)
+    vectors = programs.embed(restore_tree(checkpoints.best, like))
     result = {
         "best_epoch": record["progress"]["best_epoch"],
         "steps": record["progress"]["steps"],
-        **evaluate_state(problem, best),
-        "baselines": evaluate_baselines(problem),
+        **{split: evaluate(*vectors) for split, evaluate in programs.evaluators.items()},
+        "baselines": evaluate_baselines(problem, programs),
     }
     write_json(run / "result.json", result)
     return result
 
 
-def evaluable_splits(problem: Problem) -> list[str]:
-    """Held-out splits that have interactions."""
-    return [split for split in ("validation", "test") if len(problem.dataset.splits[split])]
-
-
-def evaluate_state(problem: Problem, state: TrainState) -> dict[str, dict[str, float]]:
-    """Metrics of a state on each held-out split."""
-    vectors = compile_embedding(problem)(state)
-    return {
-        split: split_evaluator(problem, split)(*vectors) for split in evaluable_splits(problem)
-    }
-
-
-def evaluate_baselines(problem: Problem) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics of the popularity and the random ranking on each held-out split."""
-    dataset, results = problem.dataset, {}
+def evaluate_baselines(problem: Problem, programs: Programs) -> dict[str, dict[str, float]]:
+    """Metrics of the popularity and the random ranking on the test split, if there is one."""
+    dataset = problem.dataset
+    if "test" not in programs.evaluators:
+        return {}
     baselines = {
         "popularity": popularity_vectors(dataset.train, dataset.n_users, dataset.n_items),
         "random": random_vectors(problem.config.train.seed, dataset.n_users, dataset.n_items),
     }
-    for split in evaluable_splits(problem):
-        evaluate: Evaluator = split_evaluator(problem, split)
-        results[split] = {name: evaluate(*vectors) for name, vectors in baselines.items()}
-    return results
+    evaluate = programs.evaluators["test"]
+    return {name: evaluate(*vectors) for name, vectors in baselines.items()}

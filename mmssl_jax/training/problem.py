@@ -1,4 +1,4 @@
-"""A configured dataset, ready to train and evaluate: devices, sizes, inputs, compiled evaluation."""
+"""A configured dataset, ready to train and evaluate: devices, sizes, inputs, programs."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -64,7 +64,30 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
 def new_state(problem: Problem) -> TrainState:
     """The state before the first step, on all devices: a step's results lie as its arguments do,
     so that the second call finds the first one's compilation."""
-    return replicate(init_state(problem.inputs, problem.config, problem.sizes), problem.devices)
+    init = jax.jit(lambda inputs: init_state(inputs, problem.config, problem.sizes))
+    return replicate(init(problem.inputs), problem.devices)
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a run; each compiles at its first call."""
+
+    run_steps: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+    embed: Callable[[TrainState], tuple[jax.Array, jax.Array]]
+    evaluators: dict[str, Evaluator]  # by held-out split that has interactions
+
+
+def compile_programs(problem: Problem) -> Programs:
+    """Training steps, embedding and evaluation of a problem."""
+    splits: tuple[Split, ...] = ("validation", "test")
+    return Programs(
+        compile_steps(problem),
+        compile_embedding(problem),
+        {
+            split: split_evaluator(problem, split)
+            for split in splits
+            if len(problem.dataset.splits[split])
+        },
+    )
 
 
 def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:

@@ -18,14 +18,10 @@ class Batch(NamedTuple):
     negatives: Int[Array, " B"]
 
 
-def sample_users(
-    key: Key[Array, ""], rows: InteractionRows, batch_size: int
-) -> Int[Array, " B"]:
+def sample_users(key: Key[Array, ""], rows: InteractionRows, batch_size: int) -> Int[Array, " B"]:
     """Users that can be sampled, uniformly and without replacement while there are enough."""
     n_samplers = rows.samplers.shape[0]
-    chosen = jax.random.choice(
-        key, n_samplers, (batch_size,), replace=batch_size > n_samplers
-    )
+    chosen = jax.random.choice(key, n_samplers, (batch_size,), replace=batch_size > n_samplers)
     return rows.samplers[chosen]
 
 

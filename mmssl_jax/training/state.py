@@ -1,4 +1,4 @@
-"""What training holds: constant inputs on the device, static sizes, and the state that a step maps."""
+"""What training holds: constant inputs, static sizes, and the state that a step maps."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 class Inputs(NamedTuple):
     """Arrays of the dataset that every step reads and none changes."""
 
-    features: dict[str, Float[Array, "I ?F"]]
+    features: dict[str, Float[Array, "I _F"]]
     observed: ObservedGraphs
     rows: InteractionRows
 
@@ -141,7 +141,7 @@ def init_state(inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:
     key = jax.random.key(config.train.seed)
     generator_key, critic_key, step_key = jax.random.split(key, 3)
     graph = initial_learned_graph(inputs, config, sizes)
-    learned = {modality: graph for modality in inputs.features}
+    learned = dict.fromkeys(inputs.features, graph)
     generator = generator_module(config, sizes).init(
         generator_key, inputs.features, inputs.observed, learned, True
     )["params"]

@@ -90,9 +90,10 @@ def forward(
 ) -> Embeddings:
     """The generator's embeddings; without a dropout key, in evaluation mode."""
     rngs = None if dropout is None else {"dropout": dropout}
-    return generator_module(config, sizes).apply(
+    embeddings: Embeddings = generator_module(config, sizes).apply(  # type: ignore[assignment]
         {"params": params}, inputs.features, inputs.observed, learned, dropout is None, rngs=rngs
     )
+    return embeddings
 
 
 def share_batch(draws: Draws, inputs: Inputs, sizes: Sizes, axis: str | None) -> Share:
@@ -124,9 +125,7 @@ def critic_gradients(
     embeddings = forward(
         state.generator, state.learned, inputs, config, sizes, draws.critic_forward
     )
-    game = draws.game._replace(
-        alpha=share.alpha, dropout=on_this_device(draws.game.dropout, axis)
-    )
+    game = draws.game._replace(alpha=share.alpha, dropout=on_this_device(draws.game.dropout, axis))
     gradients, parts = jax.grad(critic_loss, has_aux=True)(
         state.critic,
         critic_module(config, sizes, axis),
@@ -149,12 +148,10 @@ def generator_gradients(
     sizes: Sizes,
     axis: str | None,
 ) -> tuple[dict, Metrics, Embeddings]:
-    """Gradients of the generator's loss against the state's critic, and the embeddings behind it."""
+    """Gradients of the generator's loss against the state's critic, and its embeddings."""
 
     def loss(params: dict) -> tuple[Float[Array, ""], tuple[Metrics, Embeddings]]:
-        embeddings = forward(
-            params, state.learned, inputs, config, sizes, draws.generator_forward
-        )
+        embeddings = forward(params, state.learned, inputs, config, sizes, draws.generator_forward)
         total, parts = generator_loss(
             embeddings,
             (params["user_embedding"], params["item_embedding"]),
@@ -181,9 +178,7 @@ def apply_critic(state: TrainState, gradients: dict, config: Config) -> TrainSta
     return state._replace(critic=critic, critic_opt=critic_opt)
 
 
-def apply_generator(
-    state: TrainState, gradients: dict, config: Config, sizes: Sizes
-) -> TrainState:
+def apply_generator(state: TrainState, gradients: dict, config: Config, sizes: Sizes) -> TrainState:
     """The generator's AdamW step."""
     updates, generator_opt = generator_optimizer(config.optim, sizes.steps_per_epoch).update(
         gradients, state.generator_opt, state.generator
@@ -254,9 +249,7 @@ def collect_or_rebuild(
 
         # Sorting is dear and an empty collection needs none.
         kind = jnp.where(rebuild, jnp.where(jnp.any(collected.mask), 2, 1), 0)
-        learned[modality] = jax.lax.switch(
-            kind, [lambda graph=graph: graph, empty, build]
-        )
+        learned[modality] = jax.lax.switch(kind, [lambda graph=graph: graph, empty, build])
         appended = append_edges(collected, new)
         pending[modality] = jax.tree.map(
             lambda emptied, longer: jnp.where(rebuild, emptied, longer),
@@ -305,9 +298,7 @@ def train_step(
     metrics: Metrics = {}
     if config.game.weight:
         with jax.named_scope("critic_step"):
-            gradients, metrics = critic_gradients(
-                state, share, draws, inputs, config, sizes, axis
-            )
+            gradients, metrics = critic_gradients(state, share, draws, inputs, config, sizes, axis)
             state = apply_critic(state, gradients, config)
     with jax.named_scope("generator_step"):
         gradients, parts, embeddings = generator_gradients(
@@ -318,9 +309,7 @@ def train_step(
     return state._replace(step=state.step + 1), {**metrics, **parts}
 
 
-def start_epoch(
-    state: TrainState, inputs: Inputs, config: Config, sizes: Sizes
-) -> TrainState:
+def start_epoch(state: TrainState, inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:
     """Rebuilds the learned graphs at the first step of an epoch, where that is the schedule."""
     if config.structure.source == "batches" or config.structure.every:
         return state
@@ -353,7 +342,5 @@ def train_steps(
             draws = draw(state.key, state.step, inputs, config, sizes)
         return train_step(state, draws, inputs, config, sizes, axis)
 
-    state, metrics = jax.lax.scan(
-        step, start_epoch(state, inputs, config, sizes), length=n_steps
-    )
+    state, metrics = jax.lax.scan(step, start_epoch(state, inputs, config, sizes), length=n_steps)
     return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)

@@ -1,4 +1,4 @@
-"""Reads a golden directory: what the PyTorch release computed, and the settings it computed it with."""
+"""Reads a golden directory: what the PyTorch release computed, and with which settings."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,11 @@ def read_golden(directory: Path) -> Golden:
     dataset = read_dataset(folder)
     config = golden_config(constants)
     return Golden(
-        arrays, constants, dataset, config, make_inputs(dataset, config),
+        arrays,
+        constants,
+        dataset,
+        config,
+        make_inputs(dataset, config),
         problem_sizes(dataset, config, 1),
     )
 
