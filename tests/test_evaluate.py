@@ -60,7 +60,8 @@ def brute_force(seen, held_out, user_vectors, item_vectors, ks=KS):
                 "release_ndcg": dcg(rel) / release_ideal if release_ideal else 0.0,
             }.items():
                 totals[f"{name}@{k}"] = totals.get(f"{name}@{k}", 0.0) + value
-    return {name: total / n_users for name, total in totals.items()}
+    averages = {name: total / n_users for name, total in totals.items()}
+    return {**averages, "users": n_users}
 
 
 def evaluator_of(train, held_out, n_devices=1, transform="pmap", **settings):

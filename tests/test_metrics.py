@@ -30,6 +30,7 @@ def test_one_user_by_hand():
         "hit_ratio@4": 1,
         "release_ndcg@2": place[2] / (place[1] + place[2]),
         "release_ndcg@4": (place[2] + place[3]) / (place[1] + place[2]),
+        "users": 1,
     }
     assert result == pytest.approx(expected, abs=1e-6)
 
@@ -53,6 +54,7 @@ def test_the_two_ndcgs_agree_for_one_held_out_item():
 
 def test_no_hit_is_zero_and_not_a_number():
     result = means(sums_of([[0, 0, 0, 0]], [2]))
+    assert result.pop("users") == 1
     assert set(result.values()) == {0.0}
 
 

@@ -30,7 +30,7 @@ def edge_weights(
 
     receiver: d_r^-1/2 (the paper's 1/sqrt(N_u)); symmetric: (d_r d_s)^-1/2; mean: d_r^-1.
     """
-    present = mask.astype(jnp.float32)
+    present = mask.astype(float)
     degree = jax.ops.segment_sum(present, receivers, n_receivers)[receivers]
     if normalization == "symmetric":
         degree = degree * jax.ops.segment_sum(present, senders, n_senders)[senders]

@@ -49,20 +49,23 @@ def interaction_rows(edges: np.ndarray, n_users: int, n_items: int) -> Interacti
     )
 
 
-def most_batch_edges(degree: np.ndarray, batch_size: int, repeats: bool) -> int:
-    """Upper bound of the training interactions that a batch's users have together.
+def most_batch_edges(
+    degree: np.ndarray, batch_size: int, n_devices: int, by_interaction: bool
+) -> int:
+    """Upper bound of the training interactions that the users of one device's share have together.
 
     Args:
       degree: training interactions per user `[U]`.
-      repeats: whether a user may stand in the batch once per interaction, instead of once.
+      batch_size: of all devices.
+      by_interaction: whether a user may stand in the batch once per interaction, instead of once.
     """
-    highest_first = np.sort(degree)[::-1]
-    if not repeats and batch_size <= np.count_nonzero(degree):
-        return int(highest_first[:batch_size].sum())
-    if not repeats:
-        return int(highest_first[0]) * batch_size  # drawn with replacement
-    rows = np.repeat(highest_first, np.minimum(highest_first, batch_size))[:batch_size]
-    return int(rows.sum())
+    highest_first, share = np.sort(degree)[::-1], batch_size // n_devices
+    drawn_from = degree.sum() if by_interaction else np.count_nonzero(degree)
+    if batch_size > drawn_from:  # with replacement
+        return int(highest_first[0]) * share
+    if by_interaction:
+        highest_first = np.repeat(highest_first, np.minimum(highest_first, share))
+    return int(highest_first[:share].sum())
 
 
 def batch_edges(rows: InteractionRows, users: Int[Array, " B"], length: int) -> BatchEdges:

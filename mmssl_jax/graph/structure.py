@@ -67,11 +67,11 @@ def learned_edges_of_all(
         observed = None if rows is None else batch_edges(rows, block_ids, most_edges)
         return top_k_items(users[block_ids], items, observed, k)
 
-    top = jax.lax.map(rank_block, ids.reshape(n_blocks, block)).reshape(-1, k)[:n_users]
+    top = jax.lax.map(rank_block, ids.reshape(n_blocks, block)).reshape(-1)[: n_users * k]
     known = jnp.any(users != 0, axis=1)
     return EdgeList(
         users=jnp.repeat(jnp.arange(n_users, dtype=jnp.int32), k),
-        items=top.reshape(-1),
+        items=top,
         mask=jnp.repeat(known, k),
     )
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-METRICS = ("recall", "precision", "ndcg", "hit_ratio", "release_ndcg")
+from mmssl_jax.config import METRIC_NAMES
+
+METRICS = METRIC_NAMES
 USERS = "users"
 
 
@@ -80,11 +82,12 @@ def metric_sums(
 
 
 def means(sums: Mapping[str, float | Float[Array, ""]]) -> dict[str, float]:
-    """The metrics themselves: every sum divided by "users", which is left out of the result.
+    """The metrics themselves: every sum divided by "users", and "users" itself.
 
     Raises ValueError if no user was counted.
     """
     users = float(sums[USERS])
     if not users > 0:
         raise ValueError("no user was counted, so there is no metric to average")
-    return {name: float(value) / users for name, value in sums.items() if name != USERS}
+    averages = {name: float(value) / users for name, value in sums.items() if name != USERS}
+    return {**averages, USERS: users}

@@ -82,9 +82,9 @@ def problem_sizes(dataset: Dataset, config: Config, n_devices: int) -> Sizes:
         steps_per_epoch=len(dataset.train) // batch_size + 1,
         k=k,
         batch_edges=most_batch_edges(
-            degree, batch_size // n_devices, config.sampling.by == "interaction"
+            degree, batch_size, n_devices, config.sampling.by == "interaction"
         ),
-        block_edges=most_batch_edges(degree, config.structure.block_users, False),
+        block_edges=most_batch_edges(degree, config.structure.block_users, 1, False),
         # Up to T - 1 steps after the last rebuild of an epoch and the first T of the next.
         # One place at least, since a checkpoint holds no empty array.
         pending_edges=max(1, (2 * config.structure.every - 1) * batch_size * k) if by_batch else 0,

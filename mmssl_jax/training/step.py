@@ -244,7 +244,10 @@ def collect_or_rebuild(
 
         def empty(graph=graph):
             return jax.tree.map(
-                lambda leaf: jnp.zeros_like(leaf) if leaf.dtype == jnp.float32 else leaf, graph
+                lambda leaf: (
+                    jnp.zeros_like(leaf) if jnp.isdtype(leaf.dtype, "real floating") else leaf
+                ),
+                graph,
             )
 
         # Sorting is dear and an empty collection needs none.

@@ -1,0 +1,33 @@
+"""Holds the `released` preset against golden numbers: `python -m tests.parity.check DIR`."""
+
+import sys
+from pathlib import Path
+
+from tests.parity.golden import read_golden
+from tests.parity.quantities import Error, all_errors
+
+
+def report(errors: list[Error]) -> str:
+    """One line per quantity, and the worst relative error last."""
+    width = max(len(error.quantity) for error in errors)
+    lines = [
+        f"{error.quantity:<{width}}  {error.error:9.2e}  tolerance {error.tolerance:.0e}"
+        + ("" if error.error <= error.tolerance else "  EXCEEDED")
+        for error in errors
+    ]
+    worst = max(errors, key=lambda error: error.error)
+    return "\n".join([*lines, f"worst relative error {worst.error:.2e} ({worst.quantity})"])
+
+
+def main(arguments: list[str]) -> int:
+    """Checks the directory named by the only argument; 0 when every tolerance is kept."""
+    if len(arguments) != 1 or not (Path(arguments[0]) / "golden.npz").is_file():
+        print("usage: python -m tests.parity.check DIR (with golden.npz, config.json, data/)")
+        return 2
+    errors = all_errors(read_golden(Path(arguments[0])))
+    print(report(errors))
+    return int(any(not error.error <= error.tolerance for error in errors))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,292 @@
+"""Recomputes every golden quantity through the project's own modules.
+
+Each function yields `Error`s: how far a quantity is from the golden one, and how far it may be.
+Errors are relative to the largest golden entry, so that tiny entries do not count as large errors.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmssl_jax.graph.bipartite import BipartiteGraph
+from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.losses.adversarial import generated_projections, real_projections, score_rows
+from mmssl_jax.parallel import local_devices
+from mmssl_jax.ranking.evaluate import make_evaluator
+from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
+from mmssl_jax.training.state import TrainState, critic_module, init_state
+from mmssl_jax.training.step import (
+    apply_critic,
+    apply_generator,
+    critic_gradients,
+    forward,
+    generator_gradients,
+    share_batch,
+    train_step,
+)
+from tests.parity.golden import Golden, critic_params, generator_params, golden_draws
+
+SMALLEST_GRADIENT = 1e-7  # tensors below hold the release's rounding noise
+UNDONE_BY_BATCH_NORM = ("net.0.bias", "net.2.bias", "net.4.bias")
+
+
+class Error(NamedTuple):
+    """The worst error of one quantity."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+
+def relative_error(ours: Any, golden: np.ndarray) -> float:
+    """max |ours - golden| / max |golden|; NaN counts as infinite."""
+    ours, golden = np.asarray(ours, np.float64), np.asarray(golden, np.float64)
+    if ours.shape != golden.shape:
+        raise ValueError(f"shape {ours.shape} against golden {golden.shape}")
+    scale = max(float(np.max(np.abs(golden), initial=0)), 1e-30)
+    error = float(np.max(np.abs(ours - golden), initial=0)) / scale
+    return error if np.isfinite(error) else float("inf")
+
+
+def golden_state(golden: Golden) -> TrainState:
+    """The state before step 0."""
+    state = init_state(golden.inputs, golden.config, golden.sizes)
+    return state._replace(
+        generator=generator_params(golden.arrays, "init/generator"),
+        critic=critic_params(golden.arrays, "init/critic"),
+    )
+
+
+def free_running(golden: Golden) -> Iterator[Error | TrainState]:
+    """Runs all steps from the initial parameters; yields the errors of the loss terms, the state
+    before each step, and at last the state after the last one."""
+    step = jax.jit(
+        lambda state, draws: train_step(state, draws, golden.inputs, golden.config, golden.sizes)
+    )
+    state = golden_state(golden)
+    for index in range(golden.constants["steps"]):
+        yield state
+        state, metrics = step(state, golden_draws(golden, index))
+        arrays, prefix = golden.arrays, f"step{index}"
+        terms = {
+            "bpr": arrays[f"{prefix}/bpr"],
+            "embedding_l2": arrays[f"{prefix}/l2"],
+            "feature_l2": arrays[f"{prefix}/feat_reg"],
+            "gradient_penalty": arrays[f"{prefix}/gradient_penalty"],
+            "score_fake": arrays[f"{prefix}/score_fake"].mean(),
+            "score_real": arrays[f"{prefix}/score_real"].mean(),
+            "adversarial": -arrays[f"{prefix}/score_generator"].mean(),
+        }
+        for number, modality in enumerate(golden.dataset.modalities):
+            terms[f"contrastive_{modality}"] = arrays[f"{prefix}/contrastive{number}"]
+        for name, value in terms.items():
+            yield Error(f"loss {name}", relative_error(metrics[name], value), 1e-4)
+    yield state
+
+
+def dense_graph(graph: BipartiteGraph, n_users: int, n_items: int) -> tuple[jax.Array, jax.Array]:
+    """Both propagation matrices, by propagating the identity."""
+    return (
+        propagate(graph.to_users, jnp.eye(n_items), n_users),
+        propagate(graph.to_items, jnp.eye(n_users), n_items),
+    )
+
+
+def graph_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+    """The propagation matrices that a step uses, the learned ones from the free-running state."""
+    graphs = {"": golden.inputs.observed.features} | {
+        f"{modality}_": graph for modality, graph in state.learned.items()
+    }
+    for name, graph in graphs.items():
+        both = dense_graph(graph, golden.sizes.n_users, golden.sizes.n_items)
+        for side, ours in zip(("ui", "iu"), both, strict=True):
+            theirs = golden.arrays.get(f"step{step}/graph/{name}{side}")
+            if theirs is not None:
+                kind = "learned" if name else "observed"
+                yield Error(f"graph {kind} {side}", relative_error(ours, theirs), 1e-5)
+
+
+def teacher_forced(golden: Golden, state: TrainState, step: int) -> TrainState:
+    """The state before a step with the golden parameters and the free-running learned graphs."""
+    before = f"step{step - 1}" if step else "init"
+    suffix = "_after" if step else ""
+    return state._replace(
+        generator=generator_params(golden.arrays, f"{before}/generator{suffix}"),
+        critic=critic_params(golden.arrays, f"{before}/critic{suffix}"),
+    )
+
+
+def forward_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+    """Outputs of the forward pass."""
+    draws = golden_draws(golden, step)
+    embeddings = forward(
+        state.generator,
+        state.learned,
+        golden.inputs,
+        golden.config,
+        golden.sizes,
+        draws.generator_forward,
+    )
+    ours = {"user": embeddings.user, "item": embeddings.item}
+    ours |= {"user_id_fused": embeddings.user, "item_id_fused": embeddings.item}
+    for modality in golden.dataset.modalities:
+        ours |= {
+            f"{modality}_user": embeddings.feature_user[modality],
+            f"{modality}_item": embeddings.feature_item[modality],
+            f"{modality}_user_id": embeddings.id_user[modality],
+            f"{modality}_item_id": embeddings.id_item[modality],
+        }
+    for name, value in ours.items():
+        theirs = golden.arrays[f"step{step}/forward/{name}"]
+        yield Error(f"forward {name}", relative_error(value, theirs), 1e-5)
+
+
+def critic_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+    """The critic's inputs, made dense by projecting with the identity, and its scores."""
+    draws, config, sizes = golden_draws(golden, step), golden.config, golden.sizes
+    share = share_batch(draws, golden.inputs, sizes, None)
+    embeddings = forward(
+        state.generator, state.learned, golden.inputs, config, sizes, draws.critic_forward
+    )
+    users, edges = share.batch.users, share.edges
+    mask_observed = config.structure.mask_observed
+
+    def rows(kernel: jax.Array) -> dict[str, jax.Array]:
+        fake = generated_projections(embeddings, users, edges, kernel, mask_observed)
+        real = real_projections(
+            embeddings, users, edges, kernel, draws.game.noise, share.first_row, config
+        )
+        alpha = draws.game.alpha.T.reshape(-1, 1)
+        return {
+            "fake": fake,
+            "real": real,
+            "interpolated": alpha * real + (1 - alpha) * fake,
+            "generator": fake,
+        }
+
+    critic = critic_module(config, sizes)
+    updated = critic_params(golden.arrays, f"step{step}/critic_after")
+    for name, dense in rows(jnp.eye(sizes.n_items)).items():
+        params = updated if name == "generator" else state.critic
+        projection = rows(params["first_kernel"])[name]
+        scores = score_rows(critic, params, projection, draws.game.dropout)
+        theirs = golden.arrays[f"step{step}/input_{name}"]
+        yield Error(f"critic input {name}", relative_error(dense, theirs), 1e-5)
+        theirs = golden.arrays[f"step{step}/score_{name}"]
+        yield Error(f"critic score {name}", relative_error(scores, theirs), 1e-5)
+
+
+def gradient_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+    """Gradients at the golden parameters; the generator's against the golden updated critic."""
+    draws = golden_draws(golden, step)
+    share = share_batch(draws, golden.inputs, golden.sizes, None)
+    shared = (share, draws, golden.inputs, golden.config, golden.sizes, None)
+    ours, _ = critic_gradients(state, *shared)
+    yield from _tensor_errors(
+        "critic gradient", ours, critic_params(golden.arrays, f"step{step}/critic_grad")
+    )
+    state = state._replace(critic=critic_params(golden.arrays, f"step{step}/critic_after"))
+    ours, *_ = generator_gradients(state, *shared)
+    yield from _tensor_errors(
+        "generator gradient", ours, generator_params(golden.arrays, f"step{step}/generator_grad")
+    )
+
+
+# This project's names of UNDONE_BY_BATCH_NORM.
+_UNDONE = ("['first_bias']", "['norm_0']['bias']", "['dense_1']['bias']")
+
+
+def _tensor_errors(what: str, ours: Any, theirs: Any, tolerance: float = 1e-4) -> Iterator[Error]:
+    our_leaves = dict(jax.tree_util.tree_leaves_with_path(ours))
+    for path, golden in jax.tree_util.tree_leaves_with_path(theirs):
+        name = jax.tree_util.keystr(path)
+        noise = "critic" in what and name in _UNDONE
+        if not noise and float(jnp.max(jnp.abs(golden))) > SMALLEST_GRADIENT:
+            yield Error(f"{what} {name}", relative_error(our_leaves[path], golden), tolerance)
+
+
+def optimizer_errors(golden: Golden) -> Iterator[Error]:
+    """Updates of both optimizers along the golden gradients."""
+    config, sizes = golden.config, golden.sizes
+    state = golden_state(golden)
+    state = state._replace(
+        generator_opt=generator_optimizer(config.optim, sizes.steps_per_epoch).init(
+            state.generator
+        ),
+        critic_opt=critic_optimizer(config.optim).init(state.critic),
+    )
+    for step in range(golden.constants["steps"]):
+        state = apply_critic(
+            state, critic_params(golden.arrays, f"step{step}/critic_grad"), config
+        )
+        state = apply_generator(
+            state, generator_params(golden.arrays, f"step{step}/generator_grad"), config, sizes
+        )
+        after = critic_params(golden.arrays, f"step{step}/critic_after")
+        yield from _tensor_errors("critic update", state.critic, after, 1e-5)
+        after = generator_params(golden.arrays, f"step{step}/generator_after")
+        yield from _tensor_errors("generator update", state.generator, after, 1e-5)
+
+
+def final_errors(golden: Golden, state: TrainState) -> Iterator[Error]:
+    """Evaluation-mode embeddings at the golden final parameters."""
+    last = golden.constants["steps"] - 1
+    generator = generator_params(golden.arrays, f"step{last}/generator_after")
+    embeddings = forward(
+        generator, state.learned, golden.inputs, golden.config, golden.sizes, None
+    )
+    for name, ours in (("user", embeddings.user), ("item", embeddings.item)):
+        yield Error(f"final {name}", relative_error(ours, golden.arrays[f"final/{name}"]), 1e-5)
+
+
+def metric_errors(golden: Golden) -> Iterator[Error]:
+    """Evaluation metrics of the golden final embeddings, absolute; ndcg is the release's own."""
+    dataset, ks = golden.dataset, golden.constants["ks"]
+    for split, name in (("validation", "val"), ("test", "test")):
+        evaluate = make_evaluator(
+            dataset.train,
+            dataset.splits[split],
+            dataset.n_users,
+            dataset.n_items,
+            ks,
+            local_devices(1),
+            golden.config.parallel.transform,
+        )
+        ours = evaluate(golden.arrays["final/user"], golden.arrays["final/item"])
+        n_users = len(golden.arrays[f"metrics/{name}/users"])
+        yield Error(f"metric users {split}", abs(ours["users"] - n_users), 0.0)
+        names = {"recall": "recall", "precision": "precision", "hit_ratio": "hit_ratio"}
+        for metric, theirs in (names | {"release_ndcg": "ndcg"}).items():
+            values = golden.arrays[f"metrics/{name}/{theirs}"]
+            worst = max(abs(ours[f"{metric}@{k}"] - v) for k, v in zip(ks, values, strict=True))
+            yield Error(f"metric {metric} {split}", float(worst), 1e-6)
+
+
+def all_errors(golden: Golden) -> list[Error]:
+    """The worst error of every quantity over all steps."""
+    worst: dict[str, Error] = {}
+
+    def keep(errors: Iterator[Error]) -> None:
+        for error in errors:
+            if error.quantity not in worst or error.error > worst[error.quantity].error:
+                worst[error.quantity] = error
+
+    states = []
+    for found in free_running(golden):
+        if isinstance(found, TrainState):
+            states.append(found)
+        else:
+            keep(iter([found]))
+    for step, state in enumerate(states[:-1]):
+        keep(graph_errors(golden, state, step))
+        forced = teacher_forced(golden, state, step)
+        keep(forward_errors(golden, forced, step))
+        keep(critic_errors(golden, forced, step))
+        keep(gradient_errors(golden, forced, step))
+    keep(optimizer_errors(golden))
+    keep(final_errors(golden, states[-1]))
+    keep(metric_errors(golden))
+    return list(worst.values())
