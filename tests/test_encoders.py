@@ -39,7 +39,9 @@ def test_encoding_is_a_linear_map_per_modality(encoded):
 def test_dropout_zeroes_its_share_and_scales_the_rest(encoded):
     features, encoder, params = encoded
     whole = encoder.apply({"params": params}, features, True)
-    dropped = encoder.apply({"params": params}, features, False, rngs={"dropout": jax.random.key(1)})
+    dropped = encoder.apply(
+        {"params": params}, features, False, rngs={"dropout": jax.random.key(1)}
+    )
 
     for name in features:
         kept = np.asarray(dropped[name]) != 0

@@ -128,6 +128,7 @@ def test_a_k_beyond_the_catalogue(problem):
 def test_a_held_out_item_that_was_seen_is_never_a_hit(problem):
     train, _, _, users, items = problem
     metrics = evaluator_of(train, train)(users, items)
+    assert metrics.pop("users") == len(np.unique(train[:, 0]))
     assert set(metrics.values()) == {0.0}
 
 

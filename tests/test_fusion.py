@@ -39,7 +39,7 @@ def attention_by_loops(params, embeddings):
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
-@pytest.mark.parametrize("n_modalities", [1, 2, 3])
+@pytest.mark.parametrize("n_modalities", [1, 3])
 def test_attention_with_values_on_the_keys(n_modalities, name):
     with precision(name) as dtype:
         attention, embeddings, params = build(n_modalities, "keys", dtype)
@@ -48,14 +48,14 @@ def test_attention_with_values_on_the_keys(n_modalities, name):
     expected_fused, expected_weights = attention_by_loops(params, np.asarray(embeddings, float))
     assert_close(fused, expected_fused, TOLERANCE[name])
     assert_close(weights, expected_weights, TOLERANCE[name])
-    np.testing.assert_allclose(np.sum(weights, axis=0), np.ones(N_NODES), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(weights).sum(axis=0), np.ones(N_NODES), rtol=1e-6)
 
 
 def test_large_logits_do_not_overflow():
     attention, embeddings, params = build(2, "keys")
     fused, weights = attention.apply({"params": params}, 1e4 * embeddings)
     assert np.all(np.isfinite(fused))
-    np.testing.assert_allclose(np.sum(weights, axis=0), np.ones(N_NODES), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(weights).sum(axis=0), np.ones(N_NODES), rtol=1e-6)
 
 
 def test_attention_with_values_on_the_queries_is_a_plain_mean():

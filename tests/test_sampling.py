@@ -32,7 +32,8 @@ def assert_follows(counts, expected_shares):
     """Chi-square test; with fixed seeds it either always passes or always fails."""
     expected = expected_shares / expected_shares.sum() * counts.sum()
     assert np.all(counts[expected == 0] == 0)
-    assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
+    if np.sum(expected > 0) > 1:
+        assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
 
 
 def counts_by_user(users, items):

@@ -59,7 +59,9 @@ def test_top_k_gives_observed_pairs_the_score_zero():
         jnp.asarray(users[batch]), jnp.asarray(items), edges_of_batch(matrix, batch), 5
     )
 
-    np.testing.assert_array_equal(np.take_along_axis(scores, np.asarray(top), 1), -np.sort(-scores)[:, :5])
+    np.testing.assert_array_equal(
+        np.take_along_axis(scores, np.asarray(top), 1), -np.sort(-scores)[:, :5]
+    )
     observed = np.take_along_axis(matrix[batch], np.asarray(top), 1).astype(bool)
     assert np.all(np.take_along_axis(scores, np.asarray(top), 1)[observed] == 0)
 
@@ -127,7 +129,9 @@ def test_tiled_edges_are_right_for_one_edge_per_user():
 def test_appending_drops_the_oldest_places():
     def run(first, count):
         return EdgeList(
-            jnp.arange(first, first + count), jnp.arange(first, first + count), jnp.ones(count, bool)
+            jnp.arange(first, first + count),
+            jnp.arange(first, first + count),
+            jnp.ones(count, bool),
         )
 
     collected = append_edges(append_edges(empty_edges(5), run(10, 3)), run(20, 3))

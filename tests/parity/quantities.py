@@ -219,9 +219,7 @@ def optimizer_errors(golden: Golden) -> Iterator[Error]:
         critic_opt=critic_optimizer(config.optim).init(state.critic),
     )
     for step in range(golden.constants["steps"]):
-        state = apply_critic(
-            state, critic_params(golden.arrays, f"step{step}/critic_grad"), config
-        )
+        state = apply_critic(state, critic_params(golden.arrays, f"step{step}/critic_grad"), config)
         state = apply_generator(
             state, generator_params(golden.arrays, f"step{step}/generator_grad"), config, sizes
         )
@@ -235,9 +233,7 @@ def final_errors(golden: Golden, state: TrainState) -> Iterator[Error]:
     """Evaluation-mode embeddings at the golden final parameters."""
     last = golden.constants["steps"] - 1
     generator = generator_params(golden.arrays, f"step{last}/generator_after")
-    embeddings = forward(
-        generator, state.learned, golden.inputs, golden.config, golden.sizes, None
-    )
+    embeddings = forward(generator, state.learned, golden.inputs, golden.config, golden.sizes, None)
     for name, ours in (("user", embeddings.user), ("item", embeddings.item)):
         yield Error(f"final {name}", relative_error(ours, golden.arrays[f"final/{name}"]), 1e-5)
 

@@ -1,0 +1,214 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmssl_jax.config import GameConfig
+from mmssl_jax.model.critic_inputs import (
+    dense_soft_rows,
+    gumbel,
+    observed_dominate,
+    project_real_rows,
+    project_unit_scores,
+    sparse_soft_rows,
+    uniform_at_edges,
+    uniform_block,
+    unit_scores,
+)
+from mmssl_jax.presets import preset_config
+from tests.problems import (
+    N_ITEMS,
+    N_USERS,
+    TOLERANCE,
+    assert_close,
+    dense_generated_rows,
+    dense_real_rows,
+    edges_of_batch,
+    interaction_matrix,
+    precision,
+)
+
+MATRIX = interaction_matrix()
+EVERYBODY = np.random.default_rng(0).permutation(N_USERS)
+SAMPLERS = EVERYBODY[MATRIX[EVERYBODY].any(axis=1)]
+WIDTH, FIRST_ROW = 6, 2
+
+
+def case(batch, dtype, seed=0):
+    """User and item vectors, edges, kernel and uniform draws of a whole batch around this one."""
+    rng = np.random.default_rng(seed)
+    users, items = rng.normal(size=(len(batch), 5)), rng.normal(size=(N_ITEMS, 5))
+    kernel = rng.normal(size=(N_ITEMS, WIDTH))
+    uniform = rng.uniform(size=(FIRST_ROW + len(batch) + 1, N_ITEMS)).astype(np.float32)
+    vectors = (jnp.asarray(x, dtype) for x in (users, items, kernel))
+    return *vectors, jnp.asarray(uniform, dtype), edges_of_batch(MATRIX, batch)
+
+
+def both_with_gradients(structured, dense, users, items, kernel):
+    """(product, gradients) of two functions of (users, items, kernel), under random cotangents."""
+    results = []
+    for function in (structured, dense):
+        product, transpose = jax.vjp(function, users, items, kernel)
+        pull = np.random.default_rng(9).normal(size=product.shape)
+        results.append((product, transpose(jnp.asarray(pull, product.dtype))))
+    return results
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("mask_observed", [False, True])
+def test_generated_rows(mask_observed, name):
+    with precision(name) as dtype:
+        users, items, kernel, _, edges = case(EVERYBODY, dtype)
+        users = users.at[3].set(0.0)  # a zero row stays zero, with finite gradients
+
+        def structured(users, items, kernel):
+            rows = unit_scores(users, items, edges, mask_observed)
+            return project_unit_scores(rows, edges, kernel, mask_observed)
+
+        def dense(users, items, kernel):
+            rows = dense_generated_rows(users, items, MATRIX[EVERYBODY], mask_observed)
+            return rows @ kernel
+
+        (product, (of_users, *rest)), (expected, (expected_of_users, *expected_rest)) = (
+            both_with_gradients(structured, dense, users, items, kernel)
+        )
+
+    assert_close(product, expected, TOLERANCE[name])
+    np.testing.assert_array_equal(product[3], np.zeros(WIDTH))
+    assert_close(rest, expected_rest, TOLERANCE[name])
+    # A zero row has no derivative: the dense reference takes the quotient's, here it is zero.
+    others = np.arange(N_USERS) != 3
+    assert np.all(np.isfinite(of_users))
+    assert_close(
+        np.asarray(of_users)[others], np.asarray(expected_of_users)[others], TOLERANCE[name]
+    )
+
+
+GAMES = {
+    "paper": GameConfig(block_items=7),
+    "paper, no scores": GameConfig(score_weight=0.0),
+    "paper, strong scores": GameConfig(score_weight=100.0),
+    "warm": GameConfig(temperature=0.7, gumbel_scale=0.5, block_items=7),
+    "warm, no scores": GameConfig(
+        temperature=0.7, gumbel_scale=0.5, score_weight=0.0, block_items=5
+    ),
+    "released": GameConfig(temperature_scope="noise", score_weight=100.0, block_items=10),
+    "noise divided, one block": GameConfig(
+        temperature_scope="noise", temperature=0.5, gumbel_scale=0.3
+    ),
+}
+
+
+def project_both_ways(game, mask_observed, batch, dtype):
+    users, items, kernel, uniform, edges = case(batch, dtype)
+
+    def structured(users, items, kernel):
+        scores = unit_scores(users, items, edges, mask_observed)
+        return project_real_rows(
+            scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game, mask_observed
+        )
+
+    def dense(users, items, kernel):
+        drawn = np.asarray(uniform)[FIRST_ROW : FIRST_ROW + len(batch)]
+        return dense_real_rows(users, items, MATRIX[batch], drawn, game, mask_observed) @ kernel
+
+    return both_with_gradients(structured, dense, users, items, kernel)
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("mask_observed", [False, True])
+@pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
+def test_real_rows(game, mask_observed, name):
+    with precision(name) as dtype:
+        sparse = observed_dominate(game, N_ITEMS)
+        batch = SAMPLERS if sparse else EVERYBODY
+        actual, expected = project_both_ways(game, mask_observed, batch, dtype)
+
+    assert_close(actual[0], expected[0], TOLERANCE[name])
+    if game.score_weight:
+        assert_close(actual[1], expected[1], TOLERANCE[name])
+    else:
+        assert_close(actual[1][2], expected[1][2], TOLERANCE[name])
+        assert all(np.all(np.asarray(gradient) == 0) for gradient in actual[1][:2])
+
+
+@pytest.mark.parametrize(
+    ("game", "n_items", "expected"),
+    [
+        (preset_config("paper").game, 10**9, True),
+        (preset_config("released").game, 23, False),
+        (GameConfig(temperature=0.02), 10**6, True),
+        (GameConfig(temperature=0.05), 23, False),
+        (GameConfig(temperature=1.0), 23, False),
+        (GameConfig(gumbel_scale=1.0), 23, False),
+    ],
+)
+def test_observed_dominate(game, n_items, expected):
+    assert observed_dominate(game, n_items) is expected
+
+
+@pytest.mark.parametrize("game", [GAMES["paper"], GameConfig(temperature=0.02, gumbel_scale=1e-3)])
+def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game):
+    assert observed_dominate(game, N_ITEMS)
+    users, items, kernel, uniform, edges = case(SAMPLERS, jnp.float32)
+    scores = unit_scores(users, items, edges, False)
+
+    sparse, dense = (
+        soft_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game)
+        for soft_rows in (sparse_soft_rows, dense_soft_rows)
+    )
+
+    assert_close(sparse, dense, 1e-6)
+
+
+def test_a_user_without_interactions_has_a_finite_sparse_row():
+    # Such users are never drawn; the row is the model's own scores alone.
+    users, items, kernel, uniform, edges = case(EVERYBODY, jnp.float32)
+    scores = unit_scores(users, items, edges, False)
+    product = project_real_rows(
+        scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), GAMES["paper"], False
+    )
+    row = int(np.flatnonzero(EVERYBODY == 0)[0])
+    np.testing.assert_allclose(
+        product[row], project_unit_scores(scores, edges, kernel, False)[row], rtol=1e-5
+    )
+
+
+def test_gumbel_has_its_formula_and_its_bounds():
+    uniform = np.random.default_rng(0).uniform(size=1000).astype(np.float32)
+    expected = -np.log(-np.log(uniform.astype(float) + 1e-8) + 1e-8)
+    np.testing.assert_allclose(gumbel(jnp.asarray(uniform)), expected, rtol=1e-4, atol=1e-5)
+    ends = gumbel(jnp.asarray([0.0, 1.0]))
+    assert -2.92 < float(ends[0]) < -2.91 < 18.42 < float(ends[1]) < 18.43
+
+
+def test_noise_from_a_key_belongs_to_rows_of_the_whole_batch():
+    key, edges = jax.random.key(3), edges_of_batch(MATRIX, SAMPLERS)
+    whole = np.asarray(uniform_at_edges(key, edges, jnp.int32(0)))
+    rows = np.asarray(edges.row)
+    later = edges_of_batch(MATRIX, SAMPLERS[3:])
+    share = np.asarray(uniform_at_edges(key, later, jnp.int32(3)))
+
+    n_edges = int(later.mask.sum())
+    np.testing.assert_array_equal(share[:n_edges], whole[rows >= 3][:n_edges])
+    real = whole[: int(edges.mask.sum())]
+    assert len(np.unique(real)) > 0.99 * len(real)
+
+
+def test_noise_of_a_block_from_a_key_is_uniform_and_its_own():
+    key, rows = jax.random.key(4), jnp.arange(50)
+    blocks = [np.asarray(uniform_block(key, rows, block, 40)) for block in (0, 1)]
+    share = uniform_block(key, rows[20:], 1, 40)
+
+    np.testing.assert_array_equal(share, blocks[1][20:])
+    together = np.concatenate(blocks).ravel()
+    assert len(np.unique(together)) > 0.99 * together.size
+    assert abs(together.mean() - 0.5) < 0.02
+    assert abs(together.var() - 1 / 12) < 0.005
+
+
+def test_injected_noise_is_cut_into_blocks():
+    uniform = jnp.asarray(np.random.default_rng(0).uniform(size=(4, N_ITEMS)), jnp.float32)
+    rows = jnp.asarray([2, 0])
+    cut = np.concatenate([uniform_block(uniform, rows, block, 7) for block in range(4)], axis=1)
+    np.testing.assert_array_equal(cut[:, :N_ITEMS], np.asarray(uniform)[[2, 0]])

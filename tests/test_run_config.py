@@ -1,0 +1,275 @@
+"""Flags and YAML: what is accepted and what is refused, precedence, and the way back."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmssl_jax import config as config_file
+from mmssl_jax.config import Config, flatten, override
+from mmssl_jax.presets import PRESETS, preset_config
+from mmssl_jax.run_config import (
+    config_diff,
+    config_parser,
+    dump_config,
+    parse_config,
+    read_config,
+)
+from tests.tiny import tiny_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+DATA = "--data.path=somewhere"
+
+
+def parse(*arguments: str) -> Config:
+    return parse_config(config_parser("train.py"), list(arguments))[0]
+
+
+@pytest.fixture
+def refusal(capsys):
+    """Parses arguments that must be refused, and returns the message."""
+
+    def refuse(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            parse(*arguments)
+        assert leaving.value.code == 2
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        return message
+
+    return refuse
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return f"--config={path}"
+
+
+def test_no_flags_give_the_defaults():
+    assert parse(DATA) == override(Config(), {"data.path": "somewhere"})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_by_flag(name):
+    assert parse(DATA, "--preset", name) == override(
+        preset_config(name), {"data.path": "somewhere"}
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_round_trip_of_presets(name, tmp_path):
+    config = override(preset_config(name), {"data.path": "a folder: #1"})
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert read_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_round_trip_of_the_shipped_files(path, tmp_path):
+    config = parse(f"--config={path}", DATA)
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert read_config(tmp_path / "c.yaml") == config
+
+
+def test_there_are_shipped_files():
+    assert "demo" in [path.stem for path in CONFIGS]
+
+
+def test_round_trip_of_unusual_values(tmp_path):
+    changes = {
+        "data.modalities": ("text", "image"),
+        "structure.k_rate": 0.25,
+        "critic.hidden": (0.5, 7.0),
+        "optim.lr": 1e-30,
+        "train.seed": 0,
+        "eval.ks": (1, 20),
+        "model.last_layer_softmax": True,
+    }
+    config = tiny_config("released", changes)
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert read_config(tmp_path / "c.yaml") == config
+
+
+def test_a_dump_names_every_setting():
+    nested = yaml.safe_load(dump_config(Config()))
+    keys = {
+        f"{stage}.{key}" for stage in nested if isinstance(nested[stage], dict)
+        for key in nested[stage]
+    }
+    assert keys | {"preset"} == set(flatten(Config()))
+
+
+def test_values_are_plain_python():
+    for arguments in ([DATA], [DATA, "--optim.lr=1", "--model.dim=8", "--critic.hidden=[3, 2]"]):
+        for key, value in flatten(parse(*arguments)).items():
+            for entry in value if isinstance(value, tuple) else [value]:
+                assert type(entry) in (int, float, bool, str, type(None)), key
+
+
+def test_flags_before_files_before_preset_before_defaults(tmp_path):
+    file = write(
+        tmp_path / "c.yaml",
+        "preset: released\ncritic: {slope: 0.5}\noptim: {lr: 0.125, critic_lr: 0.25}\n",
+    )
+    config = parse(file, DATA, "--optim.lr=0.75")
+    assert config.optim.lr == 0.75  # flag over file
+    assert config.optim.critic_lr == 0.25  # file over default
+    assert config.critic.slope == 0.5  # file over preset
+    assert config.critic.norm == "batch"  # preset over default
+    assert config.optim.weight_decay == 0.01  # default
+
+
+def test_the_order_of_flag_and_file_does_not_turn_the_preset(tmp_path):
+    file = write(tmp_path / "c.yaml", "critic: {slope: 0.5}\n")
+    for arguments in ([file, "--preset=released"], ["--preset=released", file]):
+        config = parse(*arguments, DATA)
+        assert (config.critic.slope, config.critic.norm) == (0.5, "batch")
+
+
+def test_a_preset_flag_overrides_the_preset_of_a_file(tmp_path):
+    file = write(tmp_path / "c.yaml", "preset: released\n")
+    assert parse(file, "--preset=paper", DATA).critic.norm == "layer"
+
+
+def test_later_files_override_earlier_ones(tmp_path):
+    first = write(tmp_path / "a.yaml", "optim: {lr: 0.5, critic_lr: 0.5}\ntrain: {seed: 3}\n")
+    second = write(tmp_path / "b.yaml", "optim: {lr: 0.25}\n")
+    optim = parse(first, second, DATA).optim
+    assert (optim.lr, optim.critic_lr) == (0.25, 0.5)
+    assert parse(second, first, DATA).optim.lr == 0.5
+    assert parse(first, second, DATA).train.seed == 3
+
+
+def test_presets_do_not_leak_from_one_parser_to_the_next():
+    parse(DATA, "--preset=released")
+    assert parse(DATA).critic.norm == "layer"
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--optim.lrr=1", "optim.lr"),
+        ("--optimm.lr=1", "optim.lr"),
+        ("--modl.dim=8", "model.dim"),
+        ("--eval.k=3", "eval.ks"),
+        ("--presett=paper", "preset"),
+    ],
+)
+def test_an_unknown_flag_names_the_nearest(refusal, flag, nearest):
+    message = refusal(DATA, flag)
+    assert f"there is no setting {flag[2:].split('=')[0]!r}" in message
+    assert f"the nearest is {nearest!r}" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("optim: {lrr: 1}", "optim.lrr", "optim.lr"),
+        ("structure: {sourc: batches}", "structure.sourc", "structure.source"),
+        ("presett: paper", "presett", "preset"),
+        ("optim: {lr: {rate: 1}}", "", ""),
+        ("modell: {dim: 8}", "modell", "model.dim"),
+    ],
+)
+def test_an_unknown_key_of_a_file_names_the_nearest(refusal, tmp_path, text, key, nearest):
+    message = refusal(write(tmp_path / "c.yaml", text + "\n"), DATA)
+    if key:
+        assert f"there is no setting {key!r}; the nearest is {nearest!r}" in message
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--model.dim=0",
+        "--model.dim=2.5",
+        "--model.dropout=1",
+        "--model.dropout=-0.1",
+        "--optim.lr=0",
+        "--optim.lr=fast",
+        "--optim.lr=nan",
+        "--optim.lr_decay=1.1",
+        "--optim.critic_betas=[0.5, 1.0]",
+        "--optim.critic_betas=[0.5]",
+        "--critic.hidden=[0, 4]",
+        "--game.weight=-1",
+        "--train.patience=0",
+        "--train.seed=-1",
+        "--eval.ks=[0]",
+        "--eval.ks=20",
+        "--structure.source=some_users",
+        "--parallel.transform=vmap",
+        "--preset=official",
+        "--model.last_layer_softmax=perhaps",
+    ],
+)
+def test_values_out_of_range_or_choice(refusal, flag):
+    assert flag[2:].split("=")[0] in refusal(DATA, flag)
+
+
+def test_a_value_of_a_file_is_checked_too(refusal, tmp_path):
+    assert "dropout" in refusal(write(tmp_path / "c.yaml", "model: {dropout: 2}\n"), DATA)
+
+
+def test_settings_that_do_not_fit_together_are_a_message(refusal):
+    assert "model.heads is 5, which does not divide" in refusal(DATA, "--model.heads=5")
+    assert "data.path is empty" in refusal()
+
+
+def test_a_missing_file(refusal, tmp_path):
+    assert "nowhere.yaml" in refusal(f"--config={tmp_path / 'nowhere.yaml'}")
+
+
+def test_a_file_that_is_no_yaml(refusal, tmp_path):
+    assert "c.yaml" in refusal(write(tmp_path / "c.yaml", "optim: {lr: [\n"), DATA)
+
+
+def documented_fields() -> dict[str, str]:
+    """The docstring of every setting, by its dotted key, read from the source."""
+    documents: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(config_file)).body:
+        if isinstance(node, ast.ClassDef):
+            pairs = zip(node.body, node.body[1:], strict=False)
+            documents[node.name] = {
+                field.target.id: text.value.value
+                for field, text in pairs
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+            }
+    keyed = {}
+    for key in flatten(Config()):
+        *stage, name = key.split(".")
+        owner = type(getattr(Config(), stage[0])) if stage else Config
+        keyed[key] = documents[owner.__name__].get(name, "")
+    return keyed
+
+
+def test_help_documents_every_field(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse("--help")
+    assert leaving.value.code == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for key, document in documented_fields().items():
+        assert document, f"{key} has no docstring"
+        assert f"--{key} " in text, key
+        assert re.sub(r"\s+", " ", document) in text, key
+
+
+def test_a_difference_names_both_values():
+    now = tiny_config("paper", {"optim.lr": 0.5, "critic.hidden": (4, 4)})
+    assert config_diff(tiny_config(), now) == [
+        "critic.hidden: (8, 4) in the run, (4, 4) now",
+        "optim.lr: 0.00055 in the run, 0.5 now",
+    ]
+
+
+def test_what_a_resumed_run_may_change():
+    changes = {
+        "data.path": "moved",
+        "data.format": "mmrec",
+        "train.epochs": 9,
+        "train.max_steps": 7,
+        "parallel.devices": 4,
+        "parallel.transform": "shard_map",
+    }
+    assert config_diff(tiny_config(), tiny_config("paper", changes)) == []
