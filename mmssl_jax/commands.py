@@ -68,7 +68,9 @@ def default_run(files: list, preset: str) -> Path:
 
 def eval_command(arguments: list[str] | None = None) -> None:
     """Parses the flags of `eval.py`, restores a checkpoint and prints its metrics."""
-    parser = ArgumentParser(prog="eval.py", description="Evaluates a checkpoint of a run.")
+    parser = ArgumentParser(
+        prog="eval.py", description="Evaluates a checkpoint of a run.", allow_abbrev=False
+    )
     parser.add_function_arguments(evaluate_run, as_group=False)
     parsed = parser.parse_args(arguments)
     try:
@@ -76,7 +78,6 @@ def eval_command(arguments: list[str] | None = None) -> None:
     except USER_ERRORS as error:
         leave(error)
     print(metric_table({"MMSSL": metrics}))
-    print(f"{metrics['users']:.0f} users")
 
 
 def leave(error: Exception) -> NoReturn:

@@ -285,13 +285,13 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
 
     Raises ConfigError for a key that does not exist.
     """
+    known = flatten(config)
     for key, value in changes.items():
-        *stage_name, name = key.split(".")
-        stage = getattr(config, stage_name[0], None) if stage_name else config
-        if len(stage_name) > 1 or not hasattr(stage, name) or stage is None:
+        if key not in known:
             raise ConfigError(f"there is no setting {key!r}")
+        *stage_name, name = key.split(".")
         if stage_name:
-            value = dataclasses.replace(stage, **{name: value})
+            value = dataclasses.replace(getattr(config, stage_name[0]), **{name: value})
             name = stage_name[0]
         change: dict[str, Any] = {name: value}
         config = dataclasses.replace(config, **change)

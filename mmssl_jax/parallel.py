@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mmssl_jax.config import ConfigError
+
 AXIS = "devices"
 Transform = Literal["pmap", "shard_map"]
 
@@ -20,11 +22,11 @@ Transform = Literal["pmap", "shard_map"]
 def local_devices(count: int = 0) -> list[jax.Device]:
     """The first `count` local devices, or all of them for 0.
 
-    Raises ValueError when fewer are present.
+    Raises ConfigError when fewer are present.
     """
     devices = jax.local_devices()
     if count > len(devices):
-        raise ValueError(
+        raise ConfigError(
             f"parallel.devices is {count}, but this machine has {len(devices)} local "
             f"{devices[0].platform} device(s); lower it, or use 0 for all of them"
         )

@@ -23,7 +23,8 @@ class ConfigParser(ArgumentParser):
     """A parser whose errors name the nearest setting for one that does not exist."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        super().error(message + _nearest(message), ex)
+        # Without the usage, whose sixty lines would push the message off the screen.
+        self.exit(2, f"error: {message}{_nearest(message)}\nall settings: {self.prog} --help\n")
 
 
 def _nearest(message: str) -> str:
@@ -44,6 +45,7 @@ def config_parser(prog: str) -> ConfigParser:
     """A parser of `--config FILE` and of every field of Config as a dotted flag."""
     parser = ConfigParser(
         prog=prog,
+        allow_abbrev=False,
         description="MMSSL: multi-modal self-supervised recommendation. Later files and flags "
         "override earlier ones; all override the preset.",
     )

@@ -58,7 +58,9 @@ def test_override_changes_what_is_named_and_nothing_else():
     assert before == Config()
 
 
-@pytest.mark.parametrize("key", ["lr", "optim.rate", "optimizer.lr", "optim.lr.decay", "preset.x", ""])
+@pytest.mark.parametrize(
+    "key", ["lr", "optim.rate", "optimizer.lr", "optim.lr.decay", "preset.x", ""]
+)
 def test_override_refuses_unknown_keys(key):
     with pytest.raises(ConfigError, match="there is no setting"):
         override(Config(), {key: 1})

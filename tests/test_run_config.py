@@ -95,7 +95,9 @@ def test_round_trip_of_unusual_values(tmp_path):
 def test_a_dump_names_every_setting():
     nested = yaml.safe_load(dump_config(Config()))
     keys = {
-        f"{stage}.{key}" for stage in nested if isinstance(nested[stage], dict)
+        f"{stage}.{key}"
+        for stage in nested
+        if isinstance(nested[stage], dict)
         for key in nested[stage]
     }
     assert keys | {"preset"} == set(flatten(Config()))
@@ -170,7 +172,7 @@ def test_an_unknown_flag_names_the_nearest(refusal, flag, nearest):
         ("structure: {sourc: batches}", "structure.sourc", "structure.source"),
         ("presett: paper", "presett", "preset"),
         ("optim: {lr: {rate: 1}}", "", ""),
-        ("modell: {dim: 8}", "modell", "model.dim"),
+        ("modell: {dim: 8}", "modell.dim", "model.dim"),
     ],
 )
 def test_an_unknown_key_of_a_file_names_the_nearest(refusal, tmp_path, text, key, nearest):
@@ -222,7 +224,7 @@ def test_a_missing_file(refusal, tmp_path):
 
 
 def test_a_file_that_is_no_yaml(refusal, tmp_path):
-    assert "c.yaml" in refusal(write(tmp_path / "c.yaml", "optim: {lr: [\n"), DATA)
+    assert "line 2" in refusal(write(tmp_path / "c.yaml", "optim: {lr: [\n"), DATA)
 
 
 def documented_fields() -> dict[str, str]:

@@ -75,7 +75,7 @@ def observed_dominate(config: GameConfig, n_items: int) -> bool:
     """
     observed, noise = logit_scales(config)
     gap = observed - noise * (_GUMBEL_HIGH - _GUMBEL_LOW)
-    return n_items * math.exp(-gap) < 1e-10
+    return math.log(n_items) - gap < math.log(1e-10)
 
 
 def uniform_at_edges(

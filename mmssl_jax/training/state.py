@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from mmssl_jax.config import Config
+from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows, most_batch_edges
@@ -64,11 +64,11 @@ class TrainState(NamedTuple):
 def problem_sizes(dataset: Dataset, config: Config, n_devices: int) -> Sizes:
     """Static sizes for a dataset and a number of devices.
 
-    Raises ValueError when the batch cannot be shared equally.
+    Raises ConfigError when the batch cannot be shared equally.
     """
     batch_size = config.sampling.batch_size
     if batch_size % n_devices:
-        raise ValueError(
+        raise ConfigError(
             f"sampling.batch_size {batch_size} cannot be shared by {n_devices} devices; "
             f"use a multiple of {n_devices}, or set parallel.devices"
         )

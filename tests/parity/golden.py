@@ -13,9 +13,9 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.losses.adversarial import GameDraws
 from mmssl_jax.presets import preset_config
+from mmssl_jax.training.draws import Draws
 from mmssl_jax.training.sampling import Batch
 from mmssl_jax.training.state import Inputs, Sizes, make_inputs, problem_sizes
-from mmssl_jax.training.step import Draws
 
 
 class Golden(NamedTuple):

@@ -16,6 +16,7 @@ from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.losses.adversarial import generated_projections, real_projections, score_rows
 from mmssl_jax.parallel import local_devices
 from mmssl_jax.ranking.evaluate import make_evaluator
+from mmssl_jax.training.draws import share_batch
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 from mmssl_jax.training.state import TrainState, critic_module, init_state
 from mmssl_jax.training.step import (
@@ -24,7 +25,6 @@ from mmssl_jax.training.step import (
     critic_gradients,
     forward,
     generator_gradients,
-    share_batch,
     train_step,
 )
 from tests.parity.golden import Golden, critic_params, generator_params, golden_draws

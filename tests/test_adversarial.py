@@ -1,0 +1,284 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmssl_jax.losses.adversarial import (
+    GameDraws,
+    adversarial_loss,
+    critic_loss,
+    gradient_penalty,
+    gram,
+)
+from mmssl_jax.losses.total import generator_loss, recommendation_losses
+from mmssl_jax.model.critic import Critic
+from mmssl_jax.training.sampling import Batch
+from mmssl_jax.training.state import critic_module
+from mmssl_jax.training.step import (
+    apply_critic,
+    critic_gradients,
+    draw,
+    forward,
+    share_batch,
+    train_step,
+)
+from tests.problems import (
+    N_ITEMS,
+    TOLERANCE,
+    assert_close,
+    dense_generated_rows,
+    dense_real_rows,
+    edges_of_batch,
+    interaction_matrix,
+    precision,
+    tiny_config,
+    tiny_problem,
+)
+
+MATRIX = interaction_matrix()
+USERS = np.array([2, 1, 5, 8, 3, 2])  # nearly all items, one item, some; one user twice
+WARM = {"game__temperature": 0.6, "game__gumbel_scale": 0.4}
+BATCH_NORM = {"critic__norm": "batch", "critic__score_bound": 5.0}
+CONFIGS = {
+    "paper": tiny_config(),
+    "paper, masked": tiny_config(structure__mask_observed=True),
+    "warm, batch norm": tiny_config(**WARM, **BATCH_NORM),
+    "released": tiny_config("released"),
+}
+
+
+class Game:
+    """One round of the tiny problem's game, in a float type and at random parameters."""
+
+    def __init__(self, config, dtype):
+        self.config, rng = config, np.random.default_rng(0)
+
+        def away_from_special_values(leaf):
+            return jnp.asarray(np.asarray(leaf) + 0.1 * rng.normal(size=leaf.shape), dtype)
+
+        problem = tiny_problem(config)
+        self.problem, self.critic = problem, critic_module(config, problem.sizes)
+        self.generator, self.params = jax.tree.map(
+            away_from_special_values, (problem.state.generator, problem.state.critic)
+        )
+        self.uniform = rng.uniform(size=(len(USERS), N_ITEMS)).astype(np.float32)
+        self.alpha = jnp.asarray(rng.uniform(size=(len(USERS), 2)), dtype)
+        self.users, self.edges = jnp.asarray(USERS, jnp.int32), edges_of_batch(MATRIX, USERS)
+        self.key = jax.random.key(7)
+        self.embeddings = self.embed(self.generator)
+
+    def embed(self, generator):
+        state, inputs, sizes = self.problem.state, self.problem.inputs, self.problem.sizes
+        return forward(generator, state.learned, inputs, self.config, sizes, self.key)
+
+    def dense_fake(self, embeddings):
+        mask, users = self.config.structure.mask_observed, self.users
+        modalities = embeddings.feature_user
+        return jnp.concatenate(
+            [
+                dense_generated_rows(
+                    embeddings.feature_user[m][users],
+                    embeddings.feature_item[m],
+                    MATRIX[USERS],
+                    mask,
+                )
+                for m in modalities
+            ]
+        )
+
+    def dense_score(self, params, rows, key):
+        projection = rows @ params["first_kernel"]
+        return self.critic.apply({"params": params}, projection, False, rngs={"dropout": key})
+
+    def dense_critic_loss(self, params):
+        embeddings, config = self.embeddings, self.config
+        fake = self.dense_fake(embeddings)
+        real = dense_real_rows(
+            embeddings.user[self.users],
+            embeddings.item,
+            MATRIX[USERS],
+            self.uniform,
+            config.game,
+            config.structure.mask_observed,
+        )
+        real = jnp.concatenate([real, real])
+        alpha = jnp.concatenate([self.alpha[:, 0], self.alpha[:, 1]])[:, None]
+        fake_key, real_key, between_key = jax.random.split(self.key, 3)
+        gradients = jax.grad(lambda x: jnp.sum(self.dense_score(params, x, between_key)))(
+            alpha * real + (1 - alpha) * fake
+        )
+        norms = jnp.sqrt(jnp.sum(gradients**2, axis=1))
+        penalty = config.game.gradient_penalty * jnp.mean((norms - 1) ** 2)
+        fake_score = jnp.mean(self.dense_score(params, fake, fake_key))
+        real_score = jnp.mean(self.dense_score(params, real, real_key))
+        return fake_score - real_score + penalty, penalty
+
+    def structured_critic_loss(self, params):
+        draws = GameDraws(jnp.asarray(self.uniform), self.alpha, self.key)
+        loss, parts = critic_loss(
+            params,
+            self.critic,
+            self.embeddings,
+            self.users,
+            self.edges,
+            draws,
+            jnp.int32(0),
+            self.config,
+        )
+        return loss, parts["gradient_penalty"]
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_critic_loss_and_gradients_are_those_of_dense_rows(config, name):
+    with precision(name) as dtype:
+        game = Game(config, dtype)
+        values = [
+            jax.jit(jax.value_and_grad(loss, has_aux=True))(game.params)
+            for loss in (game.structured_critic_loss, game.dense_critic_loss)
+        ]
+    (losses, gradients), (expected_losses, expected_gradients) = values
+
+    assert losses[0].dtype == dtype
+    assert_close(losses, expected_losses, TOLERANCE[name])
+    # Some true gradients are zero: the score's bias cancels, and batch norm removes shifts.
+    assert_close(gradients, expected_gradients, TOLERANCE[name], floor=0.1)
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_generator_gradients_are_those_of_dense_rows(config, name):
+    rng = np.random.default_rng(3)
+    with precision(name) as dtype:
+        config = tiny_config(config.preset, **changes_of(config), game__weight=0.5)
+        game = Game(config, dtype)
+        items = jnp.asarray(rng.integers(N_ITEMS, size=(2, len(USERS))), jnp.int32)
+        batch = Batch(game.users, *items)
+
+        def structured(generator):
+            initial = generator["user_embedding"], generator["item_embedding"]
+            embeddings, dropout = game.embed(generator), game.key
+            return generator_loss(
+                embeddings, initial, batch, game.edges, game.critic, game.params, dropout, config
+            )[0]
+
+        def dense(generator):
+            initial = generator["user_embedding"], generator["item_embedding"]
+            embeddings = game.embed(generator)
+            rest, _ = recommendation_losses(embeddings, initial, *batch, config.loss)
+            fake = game.dense_fake(embeddings)
+            return rest - 0.5 * jnp.mean(game.dense_score(game.params, fake, game.key))
+
+        loss, gradients = jax.jit(jax.value_and_grad(structured))(game.generator)
+        expected_loss, expected = jax.jit(jax.value_and_grad(dense))(game.generator)
+
+    assert_close(loss, expected_loss, TOLERANCE[name])
+    assert_close(gradients, expected, TOLERANCE[name], floor=0.1)
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients["encoder"]))
+
+
+def changes_of(config):
+    """The settings in which a case of CONFIGS differs from its preset."""
+    return {
+        "structure__mask_observed": config.structure.mask_observed,
+        "game__temperature": config.game.temperature,
+        "game__gumbel_scale": config.game.gumbel_scale,
+        "critic__norm": config.critic.norm,
+        "critic__score_bound": config.critic.score_bound,
+    }
+
+
+def test_gradient_penalty_is_that_of_each_rows_own_gradient():
+    config = tiny_config(critic__dropout=(0.0, 0.0))
+    game, key = Game(config, jnp.float32), jax.random.key(0)
+    rows = jnp.asarray(np.random.default_rng(1).normal(size=(5, N_ITEMS)), jnp.float32)
+
+    penalty = gradient_penalty(game.critic, game.params, rows @ game.params["first_kernel"], key)
+
+    one_row = jax.grad(lambda row: game.dense_score(game.params, row[None, :], key)[0])
+    norms = np.array([np.linalg.norm(one_row(row)) for row in rows])
+    assert float(penalty) == pytest.approx(np.mean((norms - 1) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+@pytest.mark.parametrize("all_params_zero", [False, True])
+def test_gradient_penalty_is_finite_at_zero_projections(norm, all_params_zero):
+    config = tiny_config(critic__norm=norm).critic
+    critic, key = Critic(N_ITEMS, config), jax.random.key(0)
+    zeros = jnp.zeros((4, config.hidden[0]))
+    params = critic.init(key, zeros, True)["params"]
+    if all_params_zero:
+        params = jax.tree.map(jnp.zeros_like, params)
+
+    penalty, gradients = jax.jit(
+        jax.value_and_grad(lambda params: gradient_penalty(critic, params, zeros, key))
+    )(params)
+
+    assert np.isfinite(penalty)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+    if all_params_zero:
+        assert float(penalty) == 1
+
+
+def test_gradient_of_the_gram_matrix():
+    rng = np.random.default_rng(0)
+    kernel, pull = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 4), (4, 4)))
+    value, transpose = jax.vjp(gram, kernel)
+    expected, expected_transpose = jax.vjp(lambda w: w.T @ w, kernel)
+    assert_close(value, expected, 1e-6)
+    assert_close(transpose(pull), expected_transpose(pull), 1e-5)
+
+
+def test_adversarial_loss_is_minus_the_mean_score():
+    game = Game(CONFIGS["paper"], jnp.float32)
+    loss = adversarial_loss(
+        game.params, game.critic, game.embeddings, game.users, game.edges, game.key, False
+    )
+    scores = game.dense_score(game.params, game.dense_fake(game.embeddings), game.key)
+    assert float(loss) == pytest.approx(-float(np.mean(scores)), rel=1e-5)
+
+
+def test_the_critic_learns_to_tell_real_from_generated_rows():
+    config = tiny_config(optim__critic_lr=3e-3, critic__hidden=(32, 16))
+    problem = tiny_problem(config)
+    _, _, inputs, sizes, state = problem
+    draws = draw(state.key, state.step, inputs, config, sizes)
+    share = share_batch(draws, inputs, sizes, None)
+
+    def step(state, index):
+        dropout = jax.random.fold_in(draws.game.dropout, index)
+        fresh = draws._replace(game=draws.game._replace(dropout=dropout))
+        gradients, metrics = critic_gradients(state, share, fresh, inputs, config, sizes, None)
+        gap = metrics["score_real"] - metrics["score_fake"]
+        return apply_critic(state, gradients, config), gap
+
+    _, gaps = jax.jit(lambda: jax.lax.scan(step, state, jnp.arange(60)))()
+
+    first, last = np.mean(gaps[:10]), np.mean(gaps[-10:])
+    assert last > 0.2
+    assert last > first + 0.2
+
+
+def test_the_game_moves_the_generator():
+    results = {}
+    for weight in (0.0, 0.5):
+        config = tiny_config(game__weight=weight)
+        _, _, inputs, sizes, state = tiny_problem(config)
+        draws = draw(state.key, state.step, inputs, config, sizes)
+        results[weight] = jax.jit(
+            lambda state, draws, inputs, config=config, sizes=sizes: train_step(
+                state, draws, inputs, config, sizes
+            )
+        )(state, draws, inputs)
+    (without, quiet), (with_game, loud) = results[0.0], results[0.5]
+
+    def encoders(state):
+        return np.concatenate([x.ravel() for x in jax.tree.leaves(state.generator["encoder"])])
+
+    assert np.abs(encoders(with_game) - encoders(without)).max() > 1e-5
+    assert "adversarial" in loud
+    assert "adversarial" not in quiet
+    assert float(quiet["bpr"]) == pytest.approx(float(loud["bpr"]), rel=1e-6)
+    start = tiny_problem(tiny_config(game__weight=0.0)).state.critic
+    np.testing.assert_array_equal(without.critic["first_kernel"], start["first_kernel"])
+    assert np.any(with_game.critic["first_kernel"] != start["first_kernel"])
