@@ -25,7 +25,10 @@ def open_checkpoints(run: Path, which: Which, read_only: bool = False) -> ocp.Ch
     """The `best` or `last` checkpoints of a run directory."""
     directory = run.absolute() / "checkpoints" / which
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else 1, read_only=read_only, create=not read_only
+        max_to_keep=None if read_only else 1,
+        read_only=read_only,
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,  # what a killed process was still writing
     )
     if read_only and not directory.is_dir():
         raise CheckpointError(f"no checkpoints at {directory}: is {run} the directory of a run?")

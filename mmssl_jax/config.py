@@ -1,7 +1,7 @@
 """Every setting, one frozen dataclass per stage.
 
 The defaults are the `paper` preset. A docstring ends with the value of the PyTorch release where it
-differs in kind (`release: ...`); `presets.py` lists those departures. `cli.py` turns these classes
+differs in kind (`release: ...`); `presets.py` lists those departures. `run_config.py` turns these classes
 into flags and YAML keys.
 """
 
@@ -81,8 +81,6 @@ class StructureConfig:
     """Whose rows a rebuild covers: all users, or the batches since the last; release: batches."""
     every: NonNegativeInt = 0
     """Steps between rebuilds (T); 0 rebuilds at the start of every epoch; release: 1."""
-    keep_observed: bool = False
-    """Observed pairs are edges of a graph rebuilt over all users, besides the learned ones."""
     edge_users: Literal["own", "tiled"] = "own"
     """tiled: the release's mismatch, which gives most edges to the wrong user for k > 1."""
     mask_observed: bool = False

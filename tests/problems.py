@@ -11,12 +11,15 @@ import numpy as np
 from mmssl_jax.config import Config, GameConfig, override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, batch_edges, interaction_rows
+from mmssl_jax.graph.structure import empty_edges
 from mmssl_jax.presets import preset_config
+from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 from mmssl_jax.training.state import (
     Inputs,
     Sizes,
     TrainState,
     init_state,
+    initial_learned_graph,
     make_inputs,
     problem_sizes,
 )
@@ -122,7 +125,7 @@ def dense_real_rows(
     mask_observed: bool,
 ) -> jax.Array:
     """Real rows `[B, I]` in full, from the final user and item vectors."""
-    noise = game.gumbel_scale * -np.log(-np.log(uniform + 1e-8) + 1e-8)
+    noise = game.gumbel_scale * -np.log(-np.log(uniform.astype(float) + 1e-8) + 1e-8)
     if game.temperature_scope == "logit":
         logits = (observed + noise) / game.temperature
     else:
@@ -167,9 +170,25 @@ class Problem(NamedTuple):
     state: TrainState
 
 
-def tiny_problem(config: Config, n_modalities: int = 2) -> Problem:
-    """Inputs, sizes and initial state of the tiny dataset."""
-    dataset = tiny_dataset(n_modalities)
+def tiny_problem(config: Config, n_modalities: int = 2, dtype: Any = "float32") -> Problem:
+    """The tiny dataset with random parameters, none of which is special (no zero bias)."""
+    dataset, rng = tiny_dataset(n_modalities), np.random.default_rng(5)
     inputs, sizes = make_inputs(dataset, config), problem_sizes(dataset, config, 1)
-    state = jax.jit(lambda inputs: init_state(inputs, config, sizes))(inputs)
+    shapes = jax.eval_shape(lambda inputs: init_state(inputs, config, sizes), inputs)
+
+    def random_parameters(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(0.4 * rng.normal(size=leaf.shape), dtype)
+
+    generator, critic = jax.tree.map(random_parameters, (shapes.generator, shapes.critic))
+    graph = initial_learned_graph(inputs, config, sizes)
+    state = TrainState(
+        step=jnp.int32(0),
+        key=jax.random.key(0),
+        generator=generator,
+        critic=critic,
+        generator_opt=generator_optimizer(config.optim, sizes.steps_per_epoch).init(generator),
+        critic_opt=critic_optimizer(config.optim).init(critic),
+        learned=dict.fromkeys(inputs.features, graph),
+        pending={m: empty_edges(sizes.pending_edges) for m in shapes.pending},
+    )
     return Problem(config, dataset, inputs, sizes, state)

@@ -1,5 +1,6 @@
 """The host's side of training: early stopping, refusals, losses that blow up, what is written."""
 
+import dataclasses
 import json
 import math
 
@@ -12,7 +13,14 @@ from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import read_records
 from mmssl_jax.training import loop
 from mmssl_jax.training.loop import Progress, RunError, fit
-from tests.tiny import STEPS, tiny_config, tiny_dataset
+from tests.tiny import STEPS, share_programs, tiny_config, tiny_dataset
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        yield
 
 
 def after_values(values) -> Progress:
@@ -123,7 +131,7 @@ def test_other_settings_are_refused_with_a_diff(finished):
         fit(tiny_config("paper", changes), finished[0], True, tiny_dataset(), quiet=True)
     lines = [line.strip() for line in str(refused.value).splitlines()]
     assert "model.gnn_layers: 2 in the run, 1 now" in lines
-    assert "optim.lr: 0.00055 in the run, 0.25 now" in lines
+    assert "optim.lr: 0.01 in the run, 0.25 now" in lines
     assert len(lines) == 4  # a head, the two, and what to do
 
 
@@ -131,8 +139,9 @@ def test_other_data_are_refused_with_a_diff(finished):
     other = tiny_dataset(seed=1)
     with pytest.raises(RunError) as refused:
         fit(tiny_config(), finished[0], True, other, quiet=True)
-    message = str(refused.value)
-    assert f"dataset train: {len(tiny_dataset().train)} in the run, {len(other.train)} now" in message
+    message, before, now = str(refused.value), len(tiny_dataset().validation), len(other.validation)
+    assert before != now
+    assert f"dataset validation: {before} in the run, {now} now" in message
     assert "dataset fingerprint" in message
 
 
@@ -143,8 +152,6 @@ def test_settings_are_checked_first(tmp_path):
 
 
 def test_a_dataset_without_validation_is_refused(tmp_path):
-    import dataclasses
-
     dataset = dataclasses.replace(tiny_dataset(), validation=tiny_dataset().validation[:0])
     with pytest.raises(DatasetError, match="no validation interactions"):
         fit(tiny_config(), tmp_path / "run", dataset=dataset, quiet=True)
@@ -181,7 +188,8 @@ def test_best_is_whole_before_last_and_logged_before_both(finished, tmp_path, mo
     def watch(manager, step, tree, record):
         if manager.directory.name == "last":
             best_epoch = record["progress"]["best_epoch"]
-            logged = read_records(run / "metrics.jsonl")
+            log = run / "metrics.jsonl"
+            logged = read_records(log) if log.exists() else []
             with open_checkpoints(run, "best", read_only=True) as best:
                 seen.append((best.latest_step() == STEPS * (best_epoch + 1), len(logged)))
         real(manager, step, tree, record)
@@ -203,11 +211,12 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path, finished):
 def test_a_run_prints_its_epochs_and_tables(tmp_path, capsys):
     fit(tiny_config("paper", {"train.epochs": 1}), tmp_path / "run", dataset=tiny_dataset())
     shown = capsys.readouterr().out
-    for part in ("train interactions", "epoch    0", "val recall@20", "validation, epoch 0", "popul"):
+    for part in ("train interactions", "epoch    0", "val recall@20", "test, epoch 0", "popul"):
         assert part in shown
 
 
 def test_quiet_prints_nothing(tmp_path, capfd):
-    fit(tiny_config("paper", {"train.epochs": 1}), tmp_path / "run", dataset=tiny_dataset(), quiet=True)
+    config = tiny_config("paper", {"train.epochs": 1})
+    fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
     assert capfd.readouterr() == ("", "")
     assert jax.config.jax_transfer_guard_device_to_host in (None, "allow")

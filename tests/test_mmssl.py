@@ -48,7 +48,9 @@ def light_gcn(users, items, config):
 
 @pytest.mark.parametrize("softened", [False, True])
 @pytest.mark.parametrize("order", ["users_first", "simultaneous"])
-@pytest.mark.parametrize(("n_layers", "normalization"), [(0, "mean"), (1, "mean"), (3, "symmetric")])
+@pytest.mark.parametrize(
+    ("n_layers", "normalization"), [(0, "mean"), (1, "mean"), (3, "symmetric")]
+)
 def test_light_gcn(n_layers, normalization, order, softened):
     config = ModelConfig(
         gnn_layers=n_layers,

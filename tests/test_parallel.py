@@ -106,11 +106,15 @@ def test_replicate_and_share_out_place_arrays():
     ]  # fmt: skip
 
 
+# Between the released critic's batch normalisations all is linear, so that the next one takes these
+# biases out again: their gradients are nothing but rounding, which Adam scales to a full step.
+CANCELLED = ("[1]['first_bias']", "[1]['norm_0']['bias']", "[1]['dense_1']['bias']")
 NO_DROPOUT = {"model.dropout": 0.0, "critic.dropout": (0.0, 0.0)}
 
 
+@functools.cache
 def train(preset: str, devices: int, transform: str):
-    """The mean losses of the first and of the other steps, and the state after."""
+    """The losses of every step, and the state after."""
     changes = {**NO_DROPOUT, "parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(tiny_config(preset, changes), tiny_dataset())
     run, state, losses = compile_steps(problem), new_state(problem), []
@@ -120,15 +124,10 @@ def train(preset: str, devices: int, transform: str):
     return losses, state
 
 
-@functools.cache
-def on_one_device(preset: str):
-    return train(preset, 1, "pmap")
-
-
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_four_devices_train_as_one(preset, transform):
-    expected, expected_state = on_one_device(preset)
+    expected, expected_state = train(preset, 1, "pmap")
     found, found_state = train(preset, 4, transform)
     for step, (one, four) in enumerate(zip(expected, found, strict=True)):
         assert one.keys() == four.keys()
@@ -138,15 +137,13 @@ def test_four_devices_train_as_one(preset, transform):
     four = jax.tree.leaves((found_state.generator, found_state.critic))
     for (path, leaf), other in zip(one, four, strict=True):
         name = jax.tree_util.keystr(path)
-        # A batch normalisation takes these biases out again, so that their gradients are nothing
-        # but rounding, which Adam scales to a full step.
-        if preset == "paper" or not name.endswith(("['first_bias']", "['dense_1']['bias']")):
+        if preset == "paper" or name not in CANCELLED:
             np.testing.assert_allclose(other, leaf, 1e-4, 1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_learned_graphs_are_those_of_one_device(preset):
-    _, expected = on_one_device(preset)
+    _, expected = train(preset, 1, "pmap")
     _, found = train(preset, 4, "pmap")
     assert int(found.step) == int(expected.step) == STEPS
     for one, four in zip(

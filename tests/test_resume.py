@@ -16,16 +16,30 @@ from mmssl_jax.config import override
 from mmssl_jax.reporting.log import read_records
 from mmssl_jax.training import loop
 from mmssl_jax.training.loop import fit
-from tests.tiny import CHANGES, PRESETS, STEPS, flags, tiny_config, tiny_dataset, write_folder
+from tests.tiny import (
+    CHANGES,
+    PRESETS,
+    STEPS,
+    flags,
+    share_programs,
+    tiny_config,
+    tiny_dataset,
+    write_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        yield
+
+
 def config_of(preset: str, epochs: int = EPOCHS, max_steps: int = 0):
-    # A rate at which later epochs are better, so that the best checkpoint moves.
-    changes = {"train.epochs": epochs, "train.max_steps": max_steps, "optim.lr": 0.01}
-    return tiny_config(preset, changes)
+    return tiny_config(preset, {"train.epochs": epochs, "train.max_steps": max_steps})
 
 
 def train(config, run: Path, resume: bool = False) -> dict:

@@ -261,7 +261,7 @@ def test_a_difference_names_both_values():
     now = tiny_config("paper", {"optim.lr": 0.5, "critic.hidden": (4, 4)})
     assert config_diff(tiny_config(), now) == [
         "critic.hidden: (8, 4) in the run, (4, 4) now",
-        "optim.lr: 0.00055 in the run, 0.5 now",
+        "optim.lr: 0.01 in the run, 0.5 now",
     ]
 
 

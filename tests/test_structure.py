@@ -8,7 +8,6 @@ from mmssl_jax.graph.structure import (
     append_edges,
     edges_per_user,
     empty_edges,
-    join_edges,
     learned_edges_of_all,
     learned_edges_of_batch,
     learned_graph,
@@ -142,16 +141,10 @@ def test_appending_drops_the_oldest_places():
     np.testing.assert_array_equal(once.mask, [False, False, True, True, True])
 
 
-def test_joining_adds_the_observed_pairs():
-    matrix = interaction_matrix()
-    joined = join_edges(empty_edges(4), rows_of(matrix))
-    pairs = np.stack([joined.users, joined.items], axis=1)[np.asarray(joined.mask)]
-    np.testing.assert_array_equal(pairs, np.argwhere(matrix))
-
-
 def test_padding_adds_no_edge():
     matrix = interaction_matrix()
-    edges = join_edges(empty_edges(0), rows_of(matrix))
+    rows = rows_of(matrix)
+    edges = EdgeList(rows.users, rows.items, jnp.ones(len(rows.items), bool))
     items = np.random.default_rng(0).normal(size=(N_ITEMS, 3)).astype(np.float32)
 
     graph = learned_graph(pad_edges(edges, len(edges.users) + 50), N_USERS, N_ITEMS, "receiver")

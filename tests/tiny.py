@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.synthetic import planted_dataset
 from mmssl_jax.presets import preset_config
+from mmssl_jax.training import loop
+from mmssl_jax.training.problem import Problem, Programs, compile_programs, new_state
+from mmssl_jax.training.state import TrainState
 
 PRESETS = ("paper", "released")
 STEPS = 5  # per epoch
@@ -24,6 +28,7 @@ CHANGES = {
     "train.epochs": 3,
     "eval.ks": (5, 20),
     "eval.block_users": 16,
+    "optim.lr": 0.01,  # at which later epochs are better
     "parallel.devices": 1,
 }
 
@@ -56,3 +61,23 @@ def flags(changes: Mapping[str, Any]) -> list[str]:
         f"--{key}={list(value) if isinstance(value, tuple) else value}"
         for key, value in changes.items()
     ]
+
+
+def share_programs(patch: pytest.MonkeyPatch) -> None:
+    """Lets runs of one process that differ in their length alone share what they compile."""
+
+    def key_of(problem: Problem) -> tuple[Config, str]:
+        length = {"train.epochs": 1, "train.max_steps": 0}
+        return override(problem.config, length), problem.dataset.fingerprint()
+
+    def shared(problem: Problem) -> tuple[Programs, TrainState]:
+        key = key_of(problem)
+        if key not in _compiled:
+            _compiled[key] = compile_programs(problem), new_state(problem)
+        return _compiled[key]
+
+    patch.setattr(loop, "compile_programs", lambda problem: shared(problem)[0])
+    patch.setattr(loop, "new_state", lambda problem: shared(problem)[1])
+
+
+_compiled: dict[tuple[Config, str], tuple[Programs, TrainState]] = {}

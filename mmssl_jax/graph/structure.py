@@ -98,12 +98,6 @@ def append_edges(pending: EdgeList, new: EdgeList) -> EdgeList:
     )
 
 
-def join_edges(edges: EdgeList, rows: InteractionRows) -> EdgeList:
-    """The edges together with the training interactions; a pair in both counts twice."""
-    observed = EdgeList(rows.users, rows.items, jnp.ones(rows.items.shape[0], bool))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), edges, observed)
-
-
 def learned_graph(
     edges: EdgeList, n_users: int, n_items: int, normalization: Normalization
 ) -> BipartiteGraph:

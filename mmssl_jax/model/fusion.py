@@ -14,9 +14,9 @@ class CrossModalAttention(nn.Module):
     """Mixes the M modality embeddings e_m of each node into one vector.
 
     a_h(m, m') = softmax over m' of (e_m W_Q)_h . (e_m' W_K)_h / sqrt(D/H), the value is e_m'
-    itself, heads are concatenated and projected by W_O `[H D, D]`; the result is the mean over queries m.
-    With values on the queries' axis (the release) the weights of each value sum to one whatever Q
-    and K are, so these two do not exist. One attention serves users and items.
+    itself, heads are concatenated and projected by W_O `[H D, D]`; the result is the mean over
+    queries m. With values on the queries' axis (the release) the weights of each value sum to
+    one whatever Q and K are, so these two do not exist. One attention serves users and items.
     """
 
     dim: int

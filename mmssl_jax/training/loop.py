@@ -86,7 +86,7 @@ def fit(
       run: the run's directory; new, or with `resume` one that holds a run of the same settings.
       dataset: used instead of reading the configured one.
       quiet: prints nothing and shows no progress bar.
-    Returns: `{"best_epoch", "steps", "validation": metrics, "test": metrics, "baselines": ...}`,
+    Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines"}`,
       which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
     """
@@ -237,10 +237,13 @@ def train_epochs(
                 **{f"validation/{name}": number for name, number in validation.items()},
             }
             saved = {"progress": progress._asdict(), "validation": validation}
+            # The log and `best` are whole before `last` says that this epoch is done; a resumed run
+            # cuts the log back to `last`.
+            append_record(run / "metrics.jsonl", record)
             if is_best:
                 save_checkpoint(checkpoints.best, progress.steps, state, saved)
+                checkpoints.best.wait_until_finished()
             save_checkpoint(checkpoints.last, progress.steps, state, saved)
-            append_record(run / "metrics.jsonl", record)
             say(epoch_line(record, config.train.monitor, is_best))
             bar.update(n_steps)
             bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
@@ -265,7 +268,7 @@ def conclude(
     vectors = programs.embed(restore_tree(checkpoints.best, like))
     result = {
         "best_epoch": record["progress"]["best_epoch"],
-        "steps": record["progress"]["steps"],
+        "best_step": record["progress"]["steps"],
         **{split: evaluate(*vectors) for split, evaluate in programs.evaluators.items()},
         "baselines": evaluate_baselines(problem, programs),
     }

@@ -9,7 +9,6 @@ from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.graph.structure import (
     EdgeList,
     append_edges,
-    join_edges,
     learned_edges_of_all,
     learned_edges_of_batch,
     learned_graph,
@@ -46,8 +45,6 @@ def rebuild_for_all(
             config.structure.block_users,
             sizes.block_edges,
         )
-        if config.structure.keep_observed:
-            edges = join_edges(edges, inputs.rows)
         edges = pad_edges(edges, learned_edges_length(config, sizes))
         learned[modality] = learned_graph(edges, sizes.n_users, sizes.n_items, "receiver")
     return state._replace(learned=learned)

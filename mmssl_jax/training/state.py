@@ -130,10 +130,8 @@ def initial_learned_graph(inputs: Inputs, config: Config, sizes: Sizes) -> Bipar
 def learned_edges_length(config: Config, sizes: Sizes) -> int:
     """Places of a learned graph: enough for the observed edges and for any rebuild."""
     from_batches = config.structure.source == "batches"
-    if from_batches:
-        return max(sizes.n_train, sizes.pending_edges)
-    kept = sizes.n_train if config.structure.keep_observed else 0
-    return max(sizes.n_train, kept + sizes.n_users * sizes.k)
+    rebuilt = sizes.pending_edges if from_batches else sizes.n_users * sizes.k
+    return max(sizes.n_train, rebuilt)
 
 
 def init_state(inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:

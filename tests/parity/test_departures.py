@@ -1,0 +1,359 @@
+"""Each departure of the release is a setting, and the paper preset does not do as the release does.
+
+The tests run both presets through the same function, and fail if one took the other's side.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmssl_jax.config import Config, flatten
+from mmssl_jax.graph.structure import edges_per_user, learned_edges_of_batch
+from mmssl_jax.losses.adversarial import generated_projections, real_projections
+from mmssl_jax.losses.contrastive import contrastive_loss
+from mmssl_jax.model.critic import Critic, hidden_widths
+from mmssl_jax.model.fusion import CrossModalAttention
+from mmssl_jax.model.mmssl import propagate_ids
+from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
+from mmssl_jax.training.draws import draw, share_batch
+from mmssl_jax.training.optimizers import generator_optimizer
+from mmssl_jax.training.refresh import refresh
+from mmssl_jax.training.step import forward, start_epoch, train_step
+from tests.problems import (
+    N_ITEMS,
+    N_USERS,
+    edges_of_batch,
+    interaction_matrix,
+    propagation_matrix,
+    tiny_config,
+    tiny_problem,
+)
+
+MATRIX = interaction_matrix()
+USERS = np.array([4, 1, 5, 8, 3, 6])
+KEYS = [departure.key for departure in DEPARTURES]
+
+
+@pytest.mark.parametrize("departure", DEPARTURES, ids=KEYS)
+def test_a_departure_is_a_setting_whose_default_is_the_papers(departure):
+    defaults = flatten(Config())
+    assert departure.key in defaults
+    assert departure.paper == defaults[departure.key]
+    assert departure.paper != departure.released
+    assert flatten(preset_config("paper"))[departure.key] == departure.paper
+    assert flatten(preset_config("released"))[departure.key] == departure.released
+
+
+def test_presets_differ_in_the_departures_only():
+    paper, released = (flatten(preset_config(name)) for name in ("paper", "released"))
+    assert {key for key in paper if paper[key] != released[key]} == {"preset", *KEYS}
+    assert set(PRESETS) == {"paper", "released"}
+    assert len(set(KEYS)) == len(KEYS)
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    """Evaluation-mode embeddings of the tiny problem under each preset."""
+    results = {}
+    for preset in PRESETS:
+        config, _, inputs, sizes, state = tiny_problem(tiny_config(preset))
+        results[preset] = jax.jit(
+            lambda state, inputs=inputs, config=config, sizes=sizes: forward(
+                state.generator, state.learned, inputs, config, sizes, None
+            )
+        )(state)
+    return results
+
+
+def real_rows(preset, embeddings, **changes):
+    """The real rows themselves: their product with the identity, once per user."""
+    config = tiny_config(preset, **changes)
+    return np.asarray(
+        real_projections(
+            embeddings[preset],
+            jnp.asarray(USERS),
+            edges_of_batch(MATRIX, USERS),
+            jnp.eye(N_ITEMS),
+            jax.random.key(0),
+            jnp.int32(0),
+            config,
+        )
+    )[: len(USERS)]
+
+
+def own_scores(preset, embeddings, mask_observed):
+    scores = np.asarray(embeddings[preset].user)[USERS] @ np.asarray(embeddings[preset].item).T
+    return scores * (1 - MATRIX[USERS]) if mask_observed else scores
+
+
+def cosines(x, y):
+    return np.sum(x * y, 1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+
+
+def test_row_2_observed_items_stand_out_in_real_rows(embeddings):
+    ratios = {}
+    for preset in PRESETS:
+        rows, observed = real_rows(preset, embeddings, game__score_weight=0.0), MATRIX[USERS] == 1
+        ratios[preset] = rows[~observed].max() / rows[observed].min()
+    assert ratios["paper"] < 1e-6
+    assert ratios["released"] > 0.2
+
+
+@pytest.mark.parametrize("n_items", [20, 6_710, 9_999])
+def test_row_3_some_edges_are_learned_for_catalogues_of_any_size(n_items):
+    counts = {}
+    for preset in PRESETS:
+        structure = preset_config(preset).structure
+        counts[preset] = edges_per_user(structure.k, structure.k_rate, n_items)
+    assert counts == {"paper": 10, "released": 0}
+
+
+def test_rows_3_and_11_learned_graphs_hold_every_users_own_edges():
+    config, _, inputs, sizes, state = tiny_problem(tiny_config())
+
+    @jax.jit
+    def start(state):
+        features = forward(state.generator, state.learned, inputs, config, sizes, None)
+        return start_epoch(state, inputs, config, sizes), features
+
+    rebuilt, embeddings = start(state)
+
+    for m, graph in rebuilt.learned.items():
+        users = np.asarray(graph.to_users.receivers)[np.asarray(graph.to_users.edges) > 0]
+        items = np.asarray(graph.to_users.senders)[np.asarray(graph.to_users.edges) > 0]
+        of_users, of_items = embeddings.feature_user[m], embeddings.feature_item[m]
+        known = np.flatnonzero(np.any(np.asarray(of_users) != 0, axis=1))
+        np.testing.assert_array_equal(users, np.repeat(known, 3))
+        scores = np.asarray(of_users) @ np.asarray(of_items).T
+        for user in known:
+            best = np.argsort(-scores[user])[:3]
+            assert set(items[users == user]) == set(best)
+
+
+def test_row_4_learned_edges_belong_to_their_users():
+    users, top = jnp.arange(6), jnp.arange(6)[:, None] * 10 + jnp.arange(4)[None, :]
+    right = {}
+    for preset in PRESETS:
+        edges = learned_edges_of_batch(users, top, preset_config(preset).structure.edge_users)
+        right[preset] = float(np.mean(np.asarray(edges.items) // 10 == np.asarray(edges.users)))
+    assert right["paper"] == 1
+    assert right["released"] < 0.5
+
+
+def test_row_5_attention_weighs_modalities_by_queries_and_keys():
+    raw = np.random.default_rng(0).normal(size=(2, 5, 8))
+    vectors, params, outputs, weights = jnp.asarray(raw, jnp.float32), {}, {}, {}
+    for preset in PRESETS:
+        attention = CrossModalAttention(8, 2, preset_config(preset).model.attention_values)
+        params[preset] = attention.init(jax.random.key(0), vectors)["params"]
+        for scale in (1.0, 3.0):
+            scaled = {k: v * (1 if k == "output" else scale) for k, v in params[preset].items()}
+            out = attention.apply({"params": scaled}, vectors)
+            outputs[preset, scale], weights[preset, scale] = jax.tree.map(np.asarray, out)
+
+    assert set(params["paper"]) == {"query", "key", "output"}
+    assert set(params["released"]) == {"output"}
+    assert np.abs(outputs["paper", 1.0] - outputs["paper", 3.0]).max() > 1e-2
+    assert np.ptp(weights["paper", 3.0]) > 0.05
+    np.testing.assert_array_equal(outputs["released", 1.0], outputs["released", 3.0])
+    assert np.ptp(weights["released", 3.0]) == 0
+
+
+def critic_scores(config, shift):
+    """Training-mode scores, without dropout, of two batches apart by `shift`."""
+    critic = Critic(N_ITEMS, config)
+    width = hidden_widths(config, N_ITEMS)[0]
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, width)), jnp.float32)
+    params = critic.init(jax.random.key(0), rows[0], True)["params"]
+    batches = rows[0], 0.3 * rows[1] + shift * jnp.arange(width)[None, :] / width
+    return [np.asarray(critic.apply({"params": params}, batch, True)) for batch in batches]
+
+
+def test_row_7_mean_scores_of_real_and_generated_rows_can_differ():
+    gaps = {}
+    for preset in PRESETS:
+        norm = preset_config(preset).critic.norm
+        real, fake = critic_scores(tiny_config(critic__norm=norm).critic, 2.0)
+        gaps[preset] = abs(real.mean() - fake.mean())
+    assert gaps["paper"] > 0.05
+    assert gaps["released"] < 1e-5
+
+
+def test_row_7_the_score_is_not_bounded():
+    largest = {}
+    for preset in PRESETS:
+        config = tiny_config(critic__score_bound=preset_config(preset).critic.score_bound).critic
+        critic = Critic(N_ITEMS, config)
+        params = critic.init(jax.random.key(0), jnp.ones((2, 12)), True)["params"]
+        params["score"]["kernel"] *= 1e4
+        rows = jnp.asarray(np.random.default_rng(0).normal(size=(20, 12)), jnp.float32)
+        scores = np.asarray(critic.apply({"params": params}, rows, True))
+        largest[preset] = scores.min(), scores.max()
+    assert largest["paper"][0] < -100
+    assert largest["paper"][1] > 100
+    assert largest["released"] == (0, 100)
+
+
+def test_row_7_widths_do_not_grow_with_the_catalogue():
+    widths = {
+        preset: [hidden_widths(preset_config(preset).critic, n) for n in (6_710, 100_000)]
+        for preset in PRESETS
+    }
+    assert widths["paper"] == [(512, 256)] * 2
+    assert widths["released"] == [(1_677, 838), (25_000, 12_500)]
+
+
+def test_row_8_the_activation_is_not_the_identity():
+    # Without the norms' curvature a critic of slope 1 is linear: one row, halfway between two.
+    curvature = {}
+    for preset in PRESETS:
+        slope = preset_config(preset).critic.slope
+        x = jnp.linspace(-1, 1, 3)
+        y = jax.nn.leaky_relu(x, slope)
+        curvature[preset] = float(y[0] + y[2] - 2 * y[1])
+        real, _ = critic_scores(tiny_config(critic__slope=slope).critic, 0.0)
+        curvature[preset, "scores"] = real
+    assert curvature["paper"] == pytest.approx(0.8)
+    assert curvature["released"] == 0
+    assert np.abs(curvature["paper", "scores"] - curvature["released", "scores"]).max() > 1e-2
+
+
+def test_row_9_the_observed_interactions_matter_in_real_rows(embeddings):
+    similarity = {}
+    for preset in PRESETS:
+        masked = tiny_config(preset).structure.mask_observed
+        similarity[preset] = cosines(
+            real_rows(preset, embeddings), own_scores(preset, embeddings, masked)
+        )
+    assert np.all(similarity["paper"] < 0.98)
+    assert np.all(similarity["released"] > 0.999)
+
+
+def test_row_10_observed_pairs_are_scored(embeddings):
+    for preset in PRESETS:
+        mask_observed = preset_config(preset).structure.mask_observed
+        users, edges = jnp.asarray(USERS), edges_of_batch(MATRIX, USERS)
+        rows = generated_projections(
+            embeddings[preset], users, edges, jnp.eye(N_ITEMS), mask_observed
+        )
+        observed = np.abs(np.asarray(rows))[np.tile(MATRIX[USERS], (2, 1)) == 1]
+        if preset == "paper":
+            assert np.mean(observed > 1e-3) > 0.9
+        else:
+            assert observed.max() < 1e-5
+
+
+def edges_by_step(preset, n_steps, **changes):
+    """How many edges the learned graph has before the first step and after each."""
+    config, _, inputs, sizes, state = tiny_problem(tiny_config(preset, **changes))
+
+    @jax.jit
+    def step(state):
+        embeddings = forward(state.generator, state.learned, inputs, config, sizes, None)
+        share = share_batch(draw(state.key, state.step, inputs, config, sizes), inputs, sizes, None)
+        state = start_epoch(state, inputs, config, sizes)
+        state = refresh(state, embeddings, share, inputs, config, sizes, None)
+        return state._replace(step=state.step + 1)
+
+    counts = [int(np.sum(np.asarray(state.learned["m0"].to_users.edges) > 0))]
+    for _ in range(n_steps):
+        state = step(state)
+        counts.append(int(np.sum(np.asarray(state.learned["m0"].to_users.edges) > 0)))
+    return counts, sizes
+
+
+def test_rows_3_and_11_the_releases_graph_is_empty_after_two_steps_of_an_epoch():
+    counts, sizes = edges_by_step("released", 5, structure__k_rate=None)
+    # The observed graph, then the first batch's edges for one step, then nothing.
+    assert sizes.steps_per_epoch > 5
+    assert counts == [MATRIX.sum(), MATRIX.sum(), 6 * 3, 0, 0, 0]
+
+
+def test_row_3_the_releases_own_k_empties_the_graph_at_once():
+    counts, sizes = edges_by_step("released", 3)
+    assert sizes.k == 0
+    assert counts == [MATRIX.sum(), MATRIX.sum(), 0, 0]
+
+
+def test_row_11_the_papers_graph_covers_all_users_at_every_step():
+    counts, _ = edges_by_step("paper", 3)
+    assert counts == [MATRIX.sum(), *[3 * (N_USERS - 1)] * 3]
+
+
+def test_row_3_the_contrastive_loss_has_a_gradient_unless_the_graph_is_empty(embeddings):
+    users = jnp.asarray(USERS)
+    keys = embeddings["paper"].user[users]
+    anchors = embeddings["paper"].id_user["m0"][users]
+    of_anchors, of_empty = (
+        jax.grad(contrastive_loss, argnums=(0, 1))(x, keys, users, 0.5)
+        for x in (anchors, jnp.zeros_like(anchors))
+    )
+    assert all(np.abs(gradient).max() > 1e-3 for gradient in of_anchors)
+    assert all(np.all(np.asarray(gradient) == 0) for gradient in of_empty)
+
+
+def test_row_12_no_softmax_in_the_last_round():
+    inputs = tiny_problem(tiny_config()).inputs
+    rng = np.random.default_rng(0)
+    users, items = rng.normal(size=(N_USERS, 8)), rng.normal(size=(N_ITEMS, 8))
+    last = {}
+    for preset in PRESETS:
+        config = tiny_config(preset, model__gnn_layers=1).model
+        mean, _ = propagate_ids(
+            inputs.observed.ids,
+            jnp.asarray(users, jnp.float32),
+            jnp.asarray(items, jnp.float32),
+            config,
+        )
+        last[preset] = 2 * np.asarray(mean) - users
+    np.testing.assert_allclose(
+        last["paper"], propagation_matrix(MATRIX, "receiver") @ items, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(last["released"].sum(axis=1), np.ones(N_USERS), rtol=1e-4)
+
+
+def test_row_13_the_learning_rate_decays():
+    steps_per_epoch, moved = 4, {}
+    params = {"w": jnp.zeros(1)}
+    for preset in PRESETS:
+        optimizer = generator_optimizer(preset_config(preset).optim, steps_per_epoch)
+        state = optimizer.init(params)
+        for epoch in (0, 50, 100):
+            count = jnp.int32(epoch * steps_per_epoch)
+            at_epoch = jax.tree.map(
+                lambda leaf, c=count: c if leaf.dtype == c.dtype else leaf, state
+            )
+            updates, _ = optimizer.update({"w": jnp.ones(1)}, at_epoch, params)
+            # Adam's own correction of its moments depends on the count, alike in both presets.
+            moved[preset, epoch] = float(updates["w"][0])
+    ratios = [moved["paper", epoch] / moved["released", epoch] for epoch in (0, 50, 100)]
+    np.testing.assert_allclose(ratios, [1, 0.96, 0.96**2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_modalities", [1, 3, 4])
+def test_row_15_any_number_of_modalities_trains(n_modalities):
+    # Without dropout the step compiles much faster.
+    config = tiny_config(
+        model__gnn_layers=1, model__dropout=0.0, critic__dropout=(0.0, 0.0), game__weight=0.1
+    )
+    _, _, inputs, sizes, state = tiny_problem(config, n_modalities)
+    draws = draw(state.key, state.step, inputs, config, sizes)
+
+    after, metrics = jax.jit(lambda state: train_step(state, draws, inputs, config, sizes))(state)
+
+    assert sum(name.startswith("contrastive_") for name in metrics) == n_modalities
+    assert all(np.isfinite(value) for value in metrics.values())
+    for m in inputs.features:
+        before = state.generator["encoder"][m]["kernel"]
+        assert np.any(before != after.generator["encoder"][m]["kernel"])
+
+
+def test_row_20_both_players_see_the_same_masks():
+    same = {}
+    for preset in PRESETS:
+        config, _, inputs, sizes, state = tiny_problem(tiny_config(preset))
+        draws = draw(state.key, state.step, inputs, config, sizes)
+        keys = [jax.random.key_data(k) for k in (draws.critic_forward, draws.generator_forward)]
+        same[preset] = np.array_equal(*keys)
+    assert same == {"paper": True, "released": False}
