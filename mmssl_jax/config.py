@@ -1,8 +1,8 @@
 """Every setting, one frozen dataclass per stage.
 
 The defaults are the `paper` preset. A docstring ends with the value of the PyTorch release where it
-differs in kind (`release: ...`); `presets.py` lists those departures. `run_config.py` turns these classes
-into flags and YAML keys.
+differs in kind (`release: ...`); `presets.py` lists those departures. `run_config.py` turns these
+classes into flags and YAML keys.
 """
 
 import dataclasses

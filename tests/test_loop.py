@@ -97,7 +97,7 @@ def test_the_result_is_that_of_the_best_epoch(finished):
     best = read_records(run / "metrics.jsonl")[result["best_epoch"]]
     for name, value in result["validation"].items():
         assert value == best[f"validation/{name}"]
-    assert result["steps"] == best["step"]
+    assert result["best_step"] == best["step"]
     assert set(result["baselines"]) == {"popularity", "random"}
     assert result["baselines"]["popularity"].keys() == result["test"].keys()
 
@@ -105,7 +105,7 @@ def test_the_result_is_that_of_the_best_epoch(finished):
 def test_the_checkpoints_are_those_of_the_best_and_the_last_epoch(finished):
     run, result = finished
     with open_checkpoints(run, "best", read_only=True) as best:
-        assert best.latest_step() == result["steps"]
+        assert best.latest_step() == result["best_step"]
         assert restore_record(best)["validation"] == result["validation"]
     with open_checkpoints(run, "last", read_only=True) as last:
         assert last.latest_step() == 3 * STEPS
