@@ -84,7 +84,8 @@ def _backward(residuals: tuple, gradient: Float[Array, "B H"]) -> tuple:
         return of_weights, of_kernel.at[items].add(w[:, None] * at_rows)
 
     size = min(CHUNK, max(1, weights.shape[0]))
-    start = jnp.zeros(weights.shape[0] + -weights.shape[0] % size), jnp.zeros_like(kernel)
+    padded = weights.shape[0] + -weights.shape[0] % size
+    start = jnp.zeros(padded, weights.dtype), jnp.zeros_like(kernel)
     of_weights, of_kernel = _over_chunks(weights, edges, start, visit)
     of_weights = jnp.where(edges.mask, of_weights[: weights.shape[0]], 0.0)
     no_tangent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), edges)
