@@ -75,7 +75,7 @@ class StructureConfig:
     """Learned edges per user."""
     k_rate: NonNegativeFloat | None = None
     """If set, k is int(k_rate * items), which may be 0; release: 1e-4."""
-    similarity: Literal["dot", "cosine"] = "dot"
+    similarity: Literal["dot", "cosine"] = "cosine"
     """Score of a user and an item by their modality features; release: dot."""
     source: Literal["all_users", "batches"] = "all_users"
     """Whose rows a rebuild covers: all users, or the batches since the last; release: batches."""

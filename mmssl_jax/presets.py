@@ -39,6 +39,7 @@ DEPARTURES = (
     _departure(10, "structure.mask_observed", True, "observed pairs in generated rows"),
     _departure(11, "structure.source", "batches", "users a rebuild covers"),
     _departure(11, "structure.every", 1, "steps between rebuilds"),
+    _departure(11, "structure.similarity", "dot", "score that picks the learned edges"),
     _departure(12, "model.last_layer_softmax", True, "softmax in the last propagation round"),
     _departure(13, "optim.lr_decay", 1.0, "decay of the learning rate"),
     _departure(20, "train.shared_forward", False, "dropout masks of the two players"),
