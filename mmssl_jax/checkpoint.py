@@ -40,10 +40,10 @@ def save_checkpoint(
 ) -> None:
     """Writes `tree` and `record` in the background under a step number.
 
-    A step that is there already is kept: runs are deterministic, so it holds the same.
+    A step that is there already, left by a process that died, is replaced.
     """
     if step in manager.all_steps():
-        return
+        manager.delete(step)
     manager.save(
         step,
         args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)),

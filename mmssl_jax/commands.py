@@ -9,7 +9,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from mmssl_jax.checkpoint import CheckpointError
-from mmssl_jax.config import ConfigError
+from mmssl_jax.config import ConfigError, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import metric_table
 from mmssl_jax.run_config import config_parser, parse_config
@@ -29,10 +29,7 @@ def train_command(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--resume",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
+        action="store_true",
         help="continue the run in --run; without --config it keeps the run's own settings",
     )
     saved = saved_config_of(arguments)
@@ -40,6 +37,9 @@ def train_command(arguments: list[str] | None = None) -> None:
     if parsed.resume and not parsed.run:
         parser.error("--resume needs --run DIR, the directory of the run to continue")
     run = Path(parsed.run) if parsed.run else default_run(parsed.config or [], config.preset)
+    if config.data.path:
+        # A run is evaluated from any folder.
+        config = override(config, {"data.path": str(Path(config.data.path).absolute())})
     try:
         fit(config, run, resume=parsed.resume)
     except USER_ERRORS as error:

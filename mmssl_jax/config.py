@@ -17,6 +17,8 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+METRIC_NAMES = ("recall", "precision", "ndcg", "hit_ratio", "release_ndcg")
+
 Fraction = restricted_number_type(
     "Fraction", float, [(">=", 0), ("<", 1)], docstring="a number in [0, 1)"
 )
@@ -80,7 +82,8 @@ class StructureConfig:
     source: Literal["all_users", "batches"] = "all_users"
     """Whose rows a rebuild covers: all users, or the batches since the last; release: batches."""
     every: NonNegativeInt = 0
-    """Steps between rebuilds (T); 0 rebuilds at the start of every epoch; release: 1."""
+    """T, steps between rebuilds; 0 rebuilds at the start of every epoch; release: 1. Until the
+    first of T > 0 steps are done, the graph is the observed one."""
     edge_users: Literal["own", "tiled"] = "own"
     """tiled: the release's mismatch, which gives most edges to the wrong user for k > 1."""
     mask_observed: bool = False
@@ -203,7 +206,7 @@ class ParallelConfig:
     """Spreading batches over devices."""
 
     devices: NonNegativeInt = 0
-    """Local devices to use; 0 means all. The batch size is a multiple of it."""
+    """Local devices to use; 0 means all. The batch size is a multiple of their number."""
     transform: Literal["pmap", "shard_map"] = "pmap"
     """JAX transform that spreads the per-device step; both give the same numbers."""
 
@@ -248,6 +251,11 @@ def check_config(config: Config) -> None:
             f"critic.dropout has {len(config.critic.dropout)} rates for "
             f"{len(config.critic.hidden)} widths in critic.hidden; give one rate per width"
         )
+    if any(width >= 1 and width != int(width) for width in config.critic.hidden):
+        raise ConfigError(
+            f"critic.hidden is {list(config.critic.hidden)}: a width is a whole number of units, "
+            "or a fraction of the items below 1"
+        )
     if config.structure.source == "batches" and config.structure.every == 0:
         raise ConfigError(
             "structure.source batches needs structure.every >= 1: "
@@ -261,9 +269,6 @@ def check_config(config: Config) -> None:
             f"train.monitor is {config.train.monitor!r}; with eval.ks "
             f"{list(config.eval.ks)} it is one of {', '.join(monitors)}"
         )
-
-
-METRIC_NAMES = ("recall", "precision", "ndcg", "hit_ratio", "release_ndcg")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ combines with its peers through the collectives below. `jax.pmap` and `jax.shard
 function and give the same numbers.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ def spread(
       sharded: for each positional argument, whether it is sharded (else replicated).
     Returns: a callable of the whole arguments; its outputs carry no device axis.
     """
+    function = in_float32(function)
     if transform == "pmap":
         # pmap wants at least one mapped argument: the devices' numbers, which nobody reads.
         numbers = share_out(jnp.arange(len(devices)), devices)
@@ -74,6 +76,17 @@ def spread(
             on_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
         )
     )
+
+
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with float32 matmuls, which are not the default of every accelerator."""
+
+    @functools.wraps(function)
+    def at_full_precision(*arguments: Any) -> Any:
+        with jax.default_matmul_precision("float32"):
+            return function(*arguments)
+
+    return at_full_precision
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -6,7 +6,7 @@ parameter that gets no gradient) are not settings.
 
 from typing import Any, NamedTuple
 
-from mmssl_jax.config import Config, flatten, override
+from mmssl_jax.config import Config, override
 
 
 class Departure(NamedTuple):
@@ -19,30 +19,25 @@ class Departure(NamedTuple):
     what: str
 
 
-_DEFAULTS = flatten(Config())
-
-
-def _departure(row: int, key: str, released: Any, what: str) -> Departure:
-    return Departure(row, key, _DEFAULTS[key], released, what)
-
-
 DEPARTURES = (
-    _departure(2, "game.temperature_scope", "noise", "what the real rows' temperature divides"),
-    _departure(3, "structure.k_rate", 1e-4, "k as a share of the items, 0 below 10,000"),
-    _departure(4, "structure.edge_users", "tiled", "users of learned edges"),
-    _departure(5, "model.attention_values", "queries", "axis of the attention's values"),
-    _departure(7, "critic.norm", "batch", "normalisation in the critic"),
-    _departure(7, "critic.score_bound", 100.0, "bounded critic score"),
-    _departure(7, "critic.hidden", (0.25, 0.125), "widths of the critic"),
-    _departure(8, "critic.slope", 1.0, "slope of the leaky ReLU"),
-    _departure(9, "game.score_weight", 100.0, "the model's own scores in real rows"),
-    _departure(10, "structure.mask_observed", True, "observed pairs in generated rows"),
-    _departure(11, "structure.source", "batches", "users a rebuild covers"),
-    _departure(11, "structure.every", 1, "steps between rebuilds"),
-    _departure(11, "structure.similarity", "dot", "score that picks the learned edges"),
-    _departure(12, "model.last_layer_softmax", True, "softmax in the last propagation round"),
-    _departure(13, "optim.lr_decay", 1.0, "decay of the learning rate"),
-    _departure(20, "train.shared_forward", False, "dropout masks of the two players"),
+    Departure(
+        2, "game.temperature_scope", "logit", "noise", "what the real rows' temperature divides"
+    ),
+    Departure(3, "structure.k_rate", None, 1e-4, "k as a share of the items, 0 below 10,000"),
+    Departure(4, "structure.edge_users", "own", "tiled", "users of learned edges"),
+    Departure(5, "model.attention_values", "keys", "queries", "axis of the attention's values"),
+    Departure(7, "critic.norm", "layer", "batch", "normalisation in the critic"),
+    Departure(7, "critic.score_bound", 0.0, 100.0, "bounded critic score"),
+    Departure(7, "critic.hidden", (512, 256), (0.25, 0.125), "widths of the critic"),
+    Departure(8, "critic.slope", 0.2, 1.0, "slope of the leaky ReLU"),
+    Departure(9, "game.score_weight", 1.0, 100.0, "the model's own scores in real rows"),
+    Departure(10, "structure.mask_observed", False, True, "observed pairs in generated rows"),
+    Departure(11, "structure.source", "all_users", "batches", "users a rebuild covers"),
+    Departure(11, "structure.every", 0, 1, "steps between rebuilds"),
+    Departure(11, "structure.similarity", "cosine", "dot", "score that picks the learned edges"),
+    Departure(12, "model.last_layer_softmax", False, True, "softmax in the last propagation round"),
+    Departure(13, "optim.lr_decay", 0.96, 1.0, "decay of the learning rate"),
+    Departure(20, "train.shared_forward", True, False, "dropout masks of the two players"),
 )
 
 # The settings on which paper and release agree, or that each dataset sets, are not listed.

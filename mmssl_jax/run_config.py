@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from mmssl_jax.config import Config, check_config, flatten
+from mmssl_jax.config import Config, ConfigError, check_config, flatten
 from mmssl_jax.presets import PRESETS
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -28,7 +28,7 @@ class ConfigParser(ArgumentParser):
 
 
 def _nearest(message: str) -> str:
-    known = [*flatten(Config()), "config", "run", "resume", "preset"]
+    known = [*flatten(Config()), "config", "run", "resume"]
     unknown = re.findall(r"--([\w.\-]+)", message) if "unrecognized arguments" in message else []
     for group, option in re.findall(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         unknown.append(f"{group}.{option}")
@@ -55,10 +55,11 @@ def config_parser(prog: str) -> ConfigParser:
 
 
 def parse_config(parser: ConfigParser, arguments: list[str]) -> tuple[Config, Namespace]:
-    """The settings, and everything that was parsed; exits with a message for settings not valid.
+    """The settings, and everything that was parsed; exits with a message for a value not valid.
 
     Precedence: defaults < preset < files < flags. The preset may itself come from any of these,
-    so the arguments are parsed once to learn it and once with its values as defaults.
+    so the arguments are parsed once to learn it and once with its values as defaults. Whether the
+    settings fit together is `validate`'s business.
     """
     preset = parser.parse_args(arguments).preset
     parser.set_defaults(dict(PRESETS[preset]))
@@ -71,11 +72,23 @@ def config_from(parser: ConfigParser, parsed: Namespace) -> Config:
     objects = parser.instantiate(parsed)
     stages = {entry.name: getattr(objects, entry.name) for entry in dataclasses.fields(Config)}
     config: Config = _plain(Config(**stages))
-    try:
-        check_config(config)
-    except ValueError as error:
-        parser.error(str(error))
     return config
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for a value out of its range, or settings that do not fit together."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, as_group=False)
+    try:
+        parser.parse_object(_nested(config))
+    except ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    check_config(config)
+
+
+def _nested(config: Config) -> dict[str, Any]:
+    nested: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return nested
 
 
 def _plain(value: Any) -> Any:
@@ -95,8 +108,7 @@ def _plain(value: Any) -> Any:
 
 def dump_config(config: Config) -> str:
     """Every setting as YAML; `read_config` gives the same Config back."""
-    nested = json.loads(json.dumps(dataclasses.asdict(config)))
-    return yaml.safe_dump(nested, sort_keys=False)
+    return yaml.safe_dump(_nested(config), sort_keys=False)
 
 
 def read_config(path: Path) -> Config:

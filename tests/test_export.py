@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from mmssl_jax.config import override
+from mmssl_jax.parallel import AXIS, spread
 from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
 from mmssl_jax.training.problem import load_problem, new_state
 from mmssl_jax.training.step import forward, train_steps
@@ -35,6 +37,21 @@ def test_an_epoch_and_the_embedding_lower(preset, platform):
     exported = export(epoch, platform, state, problem.inputs)
     assert len(exported.out_avals) > len(jax.tree.leaves(state))  # the state and the metrics
     export(embed, platform, state, problem.inputs)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_epoch_of_two_devices_lowers(platform):
+    changes = {"parallel.devices": 2, "parallel.transform": "shard_map"}
+    problem = load_problem(override(tiny_config("released"), changes), tiny_dataset())
+    config, sizes, state = problem.config, problem.sizes, new_state(problem)
+    epoch = spread(
+        lambda state, inputs: train_steps(state, inputs, config, sizes, STEPS, AXIS),
+        problem.devices,
+        "shard_map",
+        (False, False),
+    )
+    exported = export(epoch, platform, state, problem.inputs)
+    assert exported.nr_devices == 2
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

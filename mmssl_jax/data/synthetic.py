@@ -33,8 +33,8 @@ def planted_dataset(
     """
     if n_modalities not in (2, 3):
         raise ValueError(f"n_modalities is {n_modalities}, expected 2 or 3")
-    topics, log_odds = _plan(seed, n_users, n_items, n_topics)
-    splits = _draw_splits(np.random.default_rng([seed, 1]), log_odds, mean_extra)
+    tastes, topics, bias = _plan(seed, n_users, n_items, n_topics)
+    splits = _draw_splits(np.random.default_rng([seed, 1]), tastes, topics, bias, mean_extra)
     rng = np.random.default_rng([seed, 2])
     names = MODALITIES[:n_modalities]
     features = {name: _features(rng, topics, width, noise) for name in names}
@@ -59,19 +59,19 @@ def planted_affinity(
 
     log_odds[u, i] = strength * tastes[u] . topics[i] + log popularity[i].
     """
-    return _plan(seed, n_users, n_items, n_topics)[1]
+    tastes, topics, bias = _plan(seed, n_users, n_items, n_topics)
+    return (tastes @ topics.T + bias[None, :]).astype(np.float32)
 
 
 def _plan(
     seed: int, n_users: int, n_items: int, n_topics: int, strength: float = 7.0
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The hidden truth: the items' topics [I, T] and the log-odds [U, I] of planted_affinity."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """The hidden truth: scaled tastes [U, T], topics [I, T] and log popularity [I]."""
     rng = np.random.default_rng([seed, 0])
     tastes = _shares(rng, n_users, n_topics, kept=3)
     topics = _shares(rng, n_items, n_topics, kept=2)
     popularity = (rng.permutation(n_items) + 1.0) ** -0.7
-    log_odds = strength * tastes @ topics.T + np.log(popularity)[None, :]
-    return topics, log_odds.astype(np.float32)
+    return strength * tastes, topics, np.log(popularity)
 
 
 def _shares(rng: np.random.Generator, rows: int, n_topics: int, kept: int) -> NDArray[np.float32]:
@@ -95,19 +95,32 @@ def _features(
 
 
 def _draw_splits(
-    rng: np.random.Generator, log_odds: NDArray[np.float32], mean_extra: float
+    rng: np.random.Generator,
+    tastes: NDArray[np.float32],
+    topics: NDArray[np.float32],
+    bias: NDArray[np.float64],
+    mean_extra: float,
+    block: int = 256,
 ) -> dict[str, NDArray[np.int32]]:
     """Interactions without replacement by Gumbel top-k, then a random part of each user's held out.
 
     One test item for every user and a second from 8 interactions on, one validation item from 4 on.
     One user in a hundred has a single interaction, hence none in training.
     """
-    n_users, n_items = log_odds.shape
+    n_users, n_items = len(tastes), len(topics)
     drawn = 2 + rng.geometric(1 / (1 + mean_extra), n_users)
     single = rng.random(n_users) < 0.01
     degrees: NDArray[np.int64] = np.where(single, 1, np.minimum(drawn, n_items // 4))
-    ranked = np.argsort(-(log_odds + rng.gumbel(size=log_odds.shape)), axis=1)
-    taken = np.arange(degrees.max())[None, :] < degrees[:, None]
+    longest = degrees.max()
+    ranked = np.concatenate(
+        [
+            np.argsort(-(part @ topics.T + bias + rng.gumbel(size=(len(part), n_items))), axis=1)[
+                :, :longest
+            ]
+            for part in np.array_split(tastes, -(-n_users // block))
+        ]
+    )
+    taken = np.arange(longest)[None, :] < degrees[:, None]
     users, places = np.nonzero(taken)
     items = ranked[users, places]
     shuffled = np.argsort(np.where(taken, rng.random(taken.shape), 2.0), axis=1)

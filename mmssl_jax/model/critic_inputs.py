@@ -46,8 +46,10 @@ def unit_scores(
     at_edges = jnp.sum(users[edges.row] * items[edges.item], axis=1)
     taken_out = jnp.where(edges.mask, at_edges, 0.0) if mask_observed else jnp.zeros_like(at_edges)
     gram = items.T @ items
-    squared = jnp.sum((users @ gram) * users, axis=1)
-    squared = squared - jax.ops.segment_sum(taken_out**2, edges.row, users.shape[0])
+    unmasked = jnp.sum((users @ gram) * users, axis=1)
+    squared = unmasked - jax.ops.segment_sum(taken_out**2, edges.row, users.shape[0])
+    # What is left of a row that is zero but for rounding must not be blown up to norm 1.
+    squared = jnp.where(squared > 1e-6 * unmasked, squared, 0.0)
     return UnitScores(users, items, inverse_norm(squared), taken_out)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from mmssl_jax.checkpoint import (
     restore_tree,
     save_checkpoint,
 )
-from mmssl_jax.config import Config, check_config
+from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
 from mmssl_jax.reporting.environment import environment
@@ -29,7 +30,7 @@ from mmssl_jax.reporting.log import (
     write_json,
     write_text,
 )
-from mmssl_jax.run_config import config_diff, dump_config, read_config
+from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
 from mmssl_jax.training.problem import (
     Problem,
     Programs,
@@ -90,7 +91,7 @@ def fit(
       which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
     """
-    check_config(config)
+    validate(config)
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
@@ -132,6 +133,8 @@ def start_run(problem: Problem, run: Path) -> None:
 
     Raises RunError when there is a run in it.
     """
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file: name a directory with --run")
     if run.exists() and any(run.iterdir()):
         raise RunError(
             f"{run} is not empty: add --resume to continue the run in it, or name another --run"
@@ -174,6 +177,7 @@ def check_same_run(problem: Problem, run: Path) -> None:
             + "\n  ".join(differences)
             + "\nTake them back, or start a new run with another --run"
         )
+    write_text(run / "config.yaml", dump_config(problem.config))  # its length may have changed
 
 
 def restore_last(
@@ -208,7 +212,7 @@ def train_epochs(
     Raises RunError when a loss is no longer finite; the checkpoints of the epoch before remain.
     """
     config, steps_per_epoch = problem.config, problem.sizes.steps_per_epoch
-    validate = programs.evaluators["validation"]
+    evaluate = programs.evaluators["validation"]
     most_steps = config.train.max_steps or config.train.epochs * steps_per_epoch
     bar = tqdm(
         total=most_steps, initial=progress.steps, unit="step", disable=quiet, dynamic_ncols=True
@@ -217,20 +221,28 @@ def train_epochs(
         while not progress.is_over(config):
             bar.set_description(f"epoch {progress.epochs}")
             started = time.perf_counter()
-            n_steps = min(
-                steps_per_epoch - progress.steps % steps_per_epoch, most_steps - progress.steps
-            )
+            n_steps = min(steps_per_epoch, most_steps - progress.steps)
             # No array may come to the host by accident while the device works.
             with jax.transfer_guard_device_to_host("disallow"):
                 state, metrics = programs.run_steps(state, n_steps)
             losses = {name: float(value) for name, value in jax.device_get(metrics).items()}
             check_finite(losses, progress.epochs, run)
-            validation = validate(*programs.embed(state))
-            value = validation[config.train.monitor]
-            progress = progress.after(value, progress.steps + n_steps)
-            is_best = progress.misses == 0
+            vectors = programs.embed(state)
+            check_finite_vectors(vectors, progress.epochs, run)
+            validation = evaluate(*vectors)
+            epoch, is_whole = progress.epochs, n_steps == steps_per_epoch
+            if is_whole:
+                value = validation[config.train.monitor]
+                progress = progress.after(value, progress.steps + n_steps)
+                is_best = progress.misses == 0
+            else:
+                # The end of `max_steps` inside an epoch: not an epoch that counts, so a run that is
+                # continued repeats it as a whole, and it is the best only if there is no other.
+                best_epoch = max(progress.best_epoch, 0)
+                progress = progress._replace(steps=progress.steps + n_steps, best_epoch=best_epoch)
+                is_best = checkpoints.best.latest_step() is None
             record = {
-                "epoch": progress.epochs - 1,
+                "epoch": epoch,
                 "step": progress.steps,
                 "seconds": round(time.perf_counter() - started, 3),
                 **losses,
@@ -243,11 +255,18 @@ def train_epochs(
             if is_best:
                 save_checkpoint(checkpoints.best, progress.steps, state, saved)
                 checkpoints.best.wait_until_finished()
-            save_checkpoint(checkpoints.last, progress.steps, state, saved)
+            if is_whole:
+                save_checkpoint(checkpoints.last, progress.steps, state, saved)
             say(epoch_line(record, config.train.monitor, is_best))
             bar.update(n_steps)
             bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
     return state
+
+
+def check_finite_vectors(vectors: tuple[jax.Array, jax.Array], epoch: int, run: Path) -> None:
+    """Raises RunError when an epoch's last update has made an embedding NaN or infinite."""
+    finite = all(bool(jnp.all(jnp.isfinite(side))) for side in vectors)
+    check_finite({} if finite else {"embeddings": math.nan}, epoch, run)
 
 
 def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
@@ -285,5 +304,10 @@ def evaluate_baselines(problem: Problem, programs: Programs) -> dict[str, dict[s
         "popularity": popularity_vectors(dataset.train, dataset.n_users, dataset.n_items),
         "random": random_vectors(problem.config.train.seed, dataset.n_users, dataset.n_items),
     }
-    evaluate = programs.evaluators["test"]
-    return {name: evaluate(*vectors) for name, vectors in baselines.items()}
+    evaluate, dim = programs.evaluators["test"], problem.config.model.dim
+    results = {}
+    for name, vectors in baselines.items():
+        # Zero channels change no score, and vectors of the model's width need no new compilation.
+        widths = [(0, 0), (0, max(0, dim - vectors[0].shape[1]))]
+        results[name] = evaluate(*(jnp.pad(side, widths) for side in vectors))
+    return results

@@ -1,16 +1,17 @@
 """A configured dataset, ready to train and evaluate: devices, sizes, inputs, programs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from mmssl_jax.config import Config, DataConfig
+from mmssl_jax.config import Config, ConfigError, DataConfig
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
-from mmssl_jax.parallel import AXIS, local_devices, replicate, spread
+from mmssl_jax.parallel import AXIS, in_float32, local_devices, replicate, spread
 from mmssl_jax.ranking.evaluate import Evaluator, make_evaluator
 from mmssl_jax.training.state import (
     Inputs,
@@ -48,13 +49,19 @@ def load_dataset(config: DataConfig) -> Dataset:
                 f"data.modalities names {sorted(unknown)}; the synthetic dataset has "
                 f"{list(dataset.modalities)}"
             )
+        if config.modalities:
+            kept = {name: dataset.features[name] for name in sorted(set(config.modalities))}
+            dataset = dataclasses.replace(dataset, features=kept)
         return dataset
     return read_dataset(config.path, config.format, config.modalities or None)
 
 
 def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     """Prepares a run on the configured dataset, or on the one given."""
-    dataset = load_dataset(config.data) if dataset is None else dataset
+    if dataset is None:
+        dataset = load_dataset(config.data)
+    else:
+        dataset.check()
     devices = local_devices(config.parallel.devices)
     sizes = problem_sizes(dataset, config, len(devices))
     inputs = replicate(make_inputs(dataset, config), devices)
@@ -94,8 +101,15 @@ def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainSt
     """A function `(state, n_steps) -> (state, mean metrics)` over all devices.
 
     It compiles once for each number of steps: an epoch's, and that of a last, shorter one.
+    Raises ConfigError when the devices cannot share the batch equally.
     """
     config, sizes = problem.config, problem.sizes
+    batch_size, n_devices = config.sampling.batch_size, len(problem.devices)
+    if batch_size % n_devices:
+        raise ConfigError(
+            f"sampling.batch_size {batch_size} cannot be shared by {n_devices} devices; "
+            f"use a multiple of {n_devices}, or set parallel.devices"
+        )
     by_length: dict[int, Callable] = {}
 
     def run(state: TrainState, n_steps: int) -> tuple[TrainState, Metrics]:
@@ -116,6 +130,7 @@ def compile_embedding(problem: Problem) -> Callable[[TrainState], tuple[jax.Arra
     config, sizes = problem.config, problem.sizes
 
     @jax.jit
+    @in_float32
     def embed(generator: dict, learned: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
         embeddings = forward(generator, learned, inputs, config, sizes, None)
         return embeddings.user, embeddings.item

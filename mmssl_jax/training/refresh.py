@@ -103,26 +103,3 @@ def replace_graph(
     # Sorting is dear and an empty collection needs none.
     kind = jnp.where(rebuild, jnp.where(jnp.any(collected.mask), 2, 1), 0)
     return jax.lax.switch(kind, [keep, empty, build])
-
-
-def refresh(
-    state: TrainState,
-    embeddings: Embeddings,
-    share: Share,
-    inputs: Inputs,
-    config: Config,
-    sizes: Sizes,
-    axis: str | None,
-) -> TrainState:
-    """What a step does to the learned graphs, by `structure.source` and `structure.every`."""
-    with jax.named_scope("structure"):
-        if config.structure.source == "batches":
-            return collect_or_rebuild(state, embeddings, share, config, sizes, axis)
-        if config.structure.every == 0:
-            return state
-        due = (state.step + 1) % config.structure.every == 0
-        return jax.lax.cond(
-            due,
-            lambda: rebuild_for_all(state, embeddings, inputs, config, sizes),
-            lambda: state,
-        )

@@ -1,11 +1,11 @@
 """Evaluating a finished or running run from its directory alone."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Literal
 
 from mmssl_jax.checkpoint import open_checkpoints, restore_tree
+from mmssl_jax.config import override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.loop import RunError
@@ -20,17 +20,22 @@ from mmssl_jax.training.state import TrainState
 
 
 def restore_run(
-    run: Path, checkpoint: Literal["best", "last"] = "best", data_path: str = ""
+    run: Path,
+    checkpoint: Literal["best", "last"] = "best",
+    data_path: str = "",
+    devices: int = 0,
 ) -> tuple[Problem, TrainState]:
-    """Problem and state of a run's checkpoint.
+    """Problem and state of a run's checkpoint, on this machine's devices (0 means all).
 
     Raises RunError when `run` holds no run, DatasetError when its data has changed.
     """
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run / 'config.yaml'} is missing: {run} is not the directory of a run")
     config = read_config(run / "config.yaml")
+    # The machine that evaluates need not have the devices of the one that trained.
+    config = override(config, {"parallel.devices": devices})
     if data_path:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data_path))
+        config = override(config, {"data.path": data_path})
     problem = load_problem(config)
     saved = json.loads((run / "dataset.json").read_text())
     if saved["fingerprint"] != problem.dataset.fingerprint():
@@ -49,6 +54,7 @@ def evaluate_run(
     split: Literal["validation", "test"] = "test",
     checkpoint: Literal["best", "last"] = "best",
     data_path: str = "",
+    devices: int = 0,
 ) -> dict[str, float]:
     """Metrics of a run's checkpoint on a split.
 
@@ -57,6 +63,7 @@ def evaluate_run(
         split: held-out split to rank.
         checkpoint: the best epoch on validation, or the last one.
         data_path: dataset folder, if it has moved since training.
+        devices: local devices to use; 0 means all.
     """
-    problem, state = restore_run(Path(run), checkpoint, data_path)
+    problem, state = restore_run(Path(run), checkpoint, data_path, devices)
     return split_evaluator(problem, split)(*compile_embedding(problem)(state))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from mmssl_jax.config import Config, ConfigError
+from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows, most_batch_edges
@@ -62,16 +62,8 @@ class TrainState(NamedTuple):
 
 
 def problem_sizes(dataset: Dataset, config: Config, n_devices: int) -> Sizes:
-    """Static sizes for a dataset and a number of devices.
-
-    Raises ConfigError when the batch cannot be shared equally.
-    """
+    """Static sizes for a dataset and a number of devices."""
     batch_size = config.sampling.batch_size
-    if batch_size % n_devices:
-        raise ConfigError(
-            f"sampling.batch_size {batch_size} cannot be shared by {n_devices} devices; "
-            f"use a multiple of {n_devices}, or set parallel.devices"
-        )
     degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
     k = edges_per_user(config.structure.k, config.structure.k_rate, dataset.n_items)
     by_batch = config.structure.source == "batches"

@@ -7,7 +7,7 @@ replayed with other draws; `axis` names the devices the batch is shared by, or i
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from mmssl_jax.config import Config
 from mmssl_jax.losses.adversarial import critic_loss
@@ -16,7 +16,7 @@ from mmssl_jax.model.mmssl import Embeddings
 from mmssl_jax.parallel import mean_over
 from mmssl_jax.training.draws import Draws, Share, draw, on_this_device, share_batch
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
-from mmssl_jax.training.refresh import rebuild_for_all, refresh
+from mmssl_jax.training.refresh import collect_or_rebuild, rebuild_for_all
 from mmssl_jax.training.state import (
     Inputs,
     Sizes,
@@ -142,7 +142,12 @@ def train_step(
             state, share, draws, inputs, config, sizes, axis
         )
         state = apply_generator(state, gradients, config, sizes)
-    state = refresh(state, embeddings, share, inputs, config, sizes, axis)
+    with jax.named_scope("structure"):
+        if config.structure.source == "batches":
+            state = collect_or_rebuild(state, embeddings, share, config, sizes, axis)
+        elif config.structure.every:
+            due = (state.step + 1) % config.structure.every == 0
+            state = rebuild_if(due, state, inputs, config, sizes)
     return state._replace(step=state.step + 1), {**metrics, **parts}
 
 
@@ -151,17 +156,20 @@ def start_epoch(state: TrainState, inputs: Inputs, config: Config, sizes: Sizes)
     if config.structure.source == "batches" or config.structure.every:
         return state
     with jax.named_scope("structure"):
-        return jax.lax.cond(
-            state.step % sizes.steps_per_epoch == 0,
-            lambda: rebuild_for_all(
-                state,
-                forward(state.generator, state.learned, inputs, config, sizes, None),
-                inputs,
-                config,
-                sizes,
-            ),
-            lambda: state,
-        )
+        due = state.step % sizes.steps_per_epoch == 0
+        return rebuild_if(due, state, inputs, config, sizes)
+
+
+def rebuild_if(
+    due: Bool[Array, ""], state: TrainState, inputs: Inputs, config: Config, sizes: Sizes
+) -> TrainState:
+    """Rebuilds the learned graphs of all users from the parameters as they are, without dropout."""
+
+    def rebuild() -> TrainState:
+        embeddings = forward(state.generator, state.learned, inputs, config, sizes, None)
+        return rebuild_for_all(state, embeddings, inputs, config, sizes)
+
+    return jax.lax.cond(due, rebuild, lambda: state)
 
 
 def train_steps(

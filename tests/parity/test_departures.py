@@ -109,8 +109,10 @@ def test_row_3_some_edges_are_learned_for_catalogues_of_any_size(n_items):
     assert counts == {"paper": 10, "released": 0}
 
 
-def test_rows_3_and_11_learned_graphs_hold_every_users_own_edges():
-    config, _, inputs, sizes, state = tiny_problem(tiny_config())
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_rows_3_and_11_learned_graphs_hold_every_users_own_edges(similarity):
+    changed = override(tiny_config(), {"structure.similarity": similarity})
+    config, _, inputs, sizes, state = tiny_problem(changed)
 
     @jax.jit
     def start(state):
@@ -126,9 +128,11 @@ def test_rows_3_and_11_learned_graphs_hold_every_users_own_edges():
         known = np.flatnonzero(np.any(np.asarray(of_users) != 0, axis=1))
         np.testing.assert_array_equal(users, np.repeat(known, 3))
         scores = np.asarray(of_users) @ np.asarray(of_items).T
+        cosines = scores / np.maximum(np.linalg.norm(of_items, axis=1), 1e-12)[None, :]
+        ranked, other = (scores, cosines) if similarity == "dot" else (cosines, scores)
         for user in known:
-            best = np.argsort(-scores[user])[:3]
-            assert set(items[users == user]) == set(best)
+            assert set(items[users == user]) == set(np.argsort(-ranked[user])[:3])
+        assert any(set(items[users == u]) != set(np.argsort(-other[u])[:3]) for u in known)
 
 
 def test_row_4_learned_edges_belong_to_their_users():
