@@ -93,11 +93,12 @@ def test_best_and_last_stand_apart(tmp_path):
         equal(restore_tree(last, tree()), tree(2.0))
 
 
-def test_a_step_that_is_there_is_kept(tmp_path):
+def test_a_step_that_is_there_is_replaced(tmp_path):
     save(tmp_path, "best", 5, tree(1.0), {"save": 1})
     save(tmp_path, "best", 5, tree(2.0), {"save": 2})
     with open_checkpoints(tmp_path, "best") as manager:
-        assert restore_record(manager) == {"save": 1}
+        assert restore_record(manager) == {"save": 2}
+        equal(restore_tree(manager, tree()), tree(2.0))
 
 
 def test_an_unfinished_checkpoint_is_passed_over(tmp_path):

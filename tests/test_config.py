@@ -6,7 +6,7 @@ import pytest
 
 from mmssl_jax.config import Config, ConfigError, check_config, flatten, override
 from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
-from mmssl_jax.training.problem import load_problem
+from mmssl_jax.training.problem import compile_steps, load_problem
 from tests.tiny import tiny_config, tiny_dataset
 
 
@@ -103,5 +103,6 @@ def test_too_many_devices():
 
 def test_a_batch_that_cannot_be_shared():
     changes = {"parallel.devices": 4, "sampling.batch_size": 30}
+    problem = load_problem(tiny_config("paper", changes), tiny_dataset())
     with pytest.raises(ConfigError, match="batch_size 30 cannot be shared by 4 devices"):
-        load_problem(tiny_config("paper", changes), tiny_dataset())
+        compile_steps(problem)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mmssl_jax import config as config_file
-from mmssl_jax.config import Config, flatten, override
+from mmssl_jax.config import Config, ConfigError, flatten, override
 from mmssl_jax.presets import PRESETS, preset_config
 from mmssl_jax.run_config import (
     config_diff,
@@ -17,6 +17,7 @@ from mmssl_jax.run_config import (
     dump_config,
     parse_config,
     read_config,
+    validate,
 )
 from tests.tiny import tiny_config
 
@@ -214,9 +215,20 @@ def test_a_value_of_a_file_is_checked_too(refusal, tmp_path):
     assert "dropout" in refusal(write(tmp_path / "c.yaml", "model: {dropout: 2}\n"), DATA)
 
 
-def test_settings_that_do_not_fit_together_are_a_message(refusal):
-    assert "model.heads is 5, which does not divide" in refusal(DATA, "--model.heads=5")
-    assert "data.path is empty" in refusal()
+def test_settings_that_do_not_fit_together_are_refused():
+    with pytest.raises(ConfigError, match=r"model.heads is 5, which does not divide"):
+        validate(parse(DATA, "--model.heads=5"))
+    with pytest.raises(ConfigError, match=r"data.path is empty"):
+        validate(parse())
+    with pytest.raises(ConfigError, match=r"critic.hidden is \[1.5, 8"):
+        validate(parse(DATA, "--critic.hidden=[1.5, 8]"))
+
+
+def test_values_out_of_range_are_refused_without_the_command_line_too():
+    config = override(tiny_config("paper"), {"train.epochs": 0})
+    with pytest.raises(ConfigError, match=r"train.epochs"):
+        validate(config)
+    validate(tiny_config("released"))
 
 
 def test_a_missing_file(refusal, tmp_path):

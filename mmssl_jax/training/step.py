@@ -142,13 +142,30 @@ def train_step(
             state, share, draws, inputs, config, sizes, axis
         )
         state = apply_generator(state, gradients, config, sizes)
+    state = refresh(state, embeddings, share, inputs, config, sizes, axis)
+    return state._replace(step=state.step + 1), {**metrics, **parts}
+
+
+def refresh(
+    state: TrainState,
+    embeddings: Embeddings,
+    share: Share,
+    inputs: Inputs,
+    config: Config,
+    sizes: Sizes,
+    axis: str | None,
+) -> TrainState:
+    """What a step does to the learned graphs, by `structure.source` and `structure.every`.
+
+    `embeddings` are the training pass's, from which the release collects its batches' edges.
+    """
     with jax.named_scope("structure"):
         if config.structure.source == "batches":
-            state = collect_or_rebuild(state, embeddings, share, config, sizes, axis)
-        elif config.structure.every:
-            due = (state.step + 1) % config.structure.every == 0
-            state = rebuild_if(due, state, inputs, config, sizes)
-    return state._replace(step=state.step + 1), {**metrics, **parts}
+            return collect_or_rebuild(state, embeddings, share, config, sizes, axis)
+        if config.structure.every == 0:
+            return state
+        due = (state.step + 1) % config.structure.every == 0
+        return rebuild_if(due, state, inputs, config, sizes)
 
 
 def start_epoch(state: TrainState, inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:

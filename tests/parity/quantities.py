@@ -4,7 +4,7 @@ Each function yields `Error`s: how far a quantity is from the golden one, and ho
 Errors are relative to the largest golden entry, so that tiny entries do not count as large errors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.losses.adversarial import generated_projections, real_projections, score_rows
 from mmssl_jax.parallel import local_devices
 from mmssl_jax.ranking.evaluate import make_evaluator
-from mmssl_jax.training.draws import share_batch
+from mmssl_jax.training.draws import Draws, share_batch
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 from mmssl_jax.training.state import TrainState, critic_module, init_state
 from mmssl_jax.training.step import (
@@ -179,17 +179,36 @@ def critic_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Erro
         yield Error(f"critic score {name}", relative_error(scores, theirs), 1e-5)
 
 
-def gradient_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+Gradients = Callable[[TrainState, Draws], dict]
+
+
+def compile_gradients(golden: Golden) -> tuple[Gradients, Gradients]:
+    """The gradients of critic and generator as functions of a state and a step's draws."""
+
+    def of_critic(state: TrainState, draws: Draws) -> dict:
+        share = share_batch(draws, golden.inputs, golden.sizes, None)
+        shared = (share, draws, golden.inputs, golden.config, golden.sizes, None)
+        return critic_gradients(state, *shared)[0]
+
+    def of_generator(state: TrainState, draws: Draws) -> dict:
+        share = share_batch(draws, golden.inputs, golden.sizes, None)
+        shared = (share, draws, golden.inputs, golden.config, golden.sizes, None)
+        return generator_gradients(state, *shared)[0]
+
+    return jax.jit(of_critic), jax.jit(of_generator)
+
+
+def gradient_errors(
+    golden: Golden, gradients: tuple[Gradients, Gradients], state: TrainState, step: int
+) -> Iterator[Error]:
     """Gradients at the golden parameters; the generator's against the golden updated critic."""
-    draws = golden_draws(golden, step)
-    share = share_batch(draws, golden.inputs, golden.sizes, None)
-    shared = (share, draws, golden.inputs, golden.config, golden.sizes, None)
-    ours, _ = critic_gradients(state, *shared)
+    draws, (of_critic, of_generator) = golden_draws(golden, step), gradients
+    ours = of_critic(state, draws)
     yield from _tensor_errors(
         "critic gradient", ours, critic_params(golden.arrays, f"step{step}/critic_grad")
     )
     state = state._replace(critic=critic_params(golden.arrays, f"step{step}/critic_after"))
-    ours, *_ = generator_gradients(state, *shared)
+    ours = of_generator(state, draws)
     yield from _tensor_errors(
         "generator gradient", ours, generator_params(golden.arrays, f"step{step}/generator_grad")
     )
@@ -276,12 +295,13 @@ def all_errors(golden: Golden) -> list[Error]:
             states.append(found)
         else:
             keep(iter([found]))
+    gradients = compile_gradients(golden)
     for step, state in enumerate(states[:-1]):
         keep(graph_errors(golden, state, step))
         forced = teacher_forced(golden, state, step)
         keep(forward_errors(golden, forced, step))
         keep(critic_errors(golden, forced, step))
-        keep(gradient_errors(golden, forced, step))
+        keep(gradient_errors(golden, gradients, forced, step))
     keep(optimizer_errors(golden))
     keep(final_errors(golden, states[-1]))
     keep(metric_errors(golden))
