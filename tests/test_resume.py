@@ -105,6 +105,16 @@ def test_stopped_by_max_steps(alone, tmp_path, preset):
     assert outcome(tmp_path / "run") == alone(preset)
 
 
+@pytest.mark.parametrize("max_steps", [STEPS - 1, STEPS + 1])
+def test_stopped_inside_an_epoch(alone, tmp_path, max_steps):
+    """The part-epoch is evaluated and logged; the continued run repeats it as a whole."""
+    result = train(config_of("paper", max_steps=max_steps), tmp_path / "run")
+    assert read_records(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == max_steps
+    assert 0 <= result["test"]["recall@20"] <= 1
+    train(config_of("paper"), tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run") == alone("paper")
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_died_between_two_saves(alone, tmp_path, monkeypatch, number):
     """At its first and second save of `best` and of `last`, whichever of them these are."""
