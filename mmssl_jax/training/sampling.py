@@ -45,13 +45,19 @@ def sample_negatives(
     """
     first, end = rows.start[users], rows.start[users + 1]
     rank = jax.random.randint(key, users.shape, 0, n_items - (end - first))
-    low, high = first, end
-    for _ in range(max(1, math.ceil(math.log2(n_items + 1)))):
+    last = rows.items.shape[0] - 1
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
         middle = (low + high) // 2
-        entry = rows.items[jnp.minimum(middle, rows.items.shape[0] - 1)]
-        passed = (low < high) & (entry - (middle - first) <= rank)
-        low = jnp.where(passed, middle + 1, low)
-        high = jnp.where((low < high) & ~passed, jnp.minimum(middle, high), high)
+        passed = rows.items[jnp.minimum(middle, last)] - (middle - first) <= rank
+        is_open = low < high
+        low_next = jnp.where(is_open & passed, middle + 1, low)
+        return low_next, jnp.where(is_open & ~passed, middle, high)
+
+    # A loop and not its unrolled body, which some versions of XLA take minutes to fuse.
+    n_halvings = math.ceil(math.log2(n_items + 1))
+    low, _ = jax.lax.fori_loop(0, n_halvings, halve, (first, end))
     return rank + (low - first)
 
 
