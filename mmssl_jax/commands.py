@@ -33,9 +33,9 @@ def train_command(arguments: list[str] | None = None) -> None:
         help="continue the run in --run; without --config it keeps the run's own settings",
     )
     saved = saved_config_of(arguments)
+    if not saved and "--resume" in arguments:
+        parser.error("--resume needs --run DIR; there is no run to resume: no config.yaml there")
     config, parsed = parse_config(parser, [*saved, *arguments])
-    if parsed.resume and not parsed.run:
-        parser.error("--resume needs --run DIR, the directory of the run to continue")
     run = Path(parsed.run) if parsed.run else default_run(parsed.config or [], config.preset)
     if config.data.path:
         # A run is evaluated from any folder.

@@ -241,6 +241,11 @@ def check_config(config: Config) -> None:
             "data.path is empty: give the dataset folder with --data.path DIR, "
             "or use --data.format synthetic"
         )
+    if config.data.format == "synthetic" and config.data.path:
+        raise ConfigError(
+            f"data.path is {config.data.path}, but data.format is synthetic, which reads none: "
+            "add --data.format auto to train on the folder, or leave data.path out"
+        )
     if config.model.dim % config.model.heads:
         raise ConfigError(
             f"model.heads is {config.model.heads}, which does not divide "

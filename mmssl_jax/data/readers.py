@@ -92,7 +92,9 @@ def _layout(folder: Path, layout: str) -> str:
         return matches[0]
     if matches:
         found = "; ".join(f"{name}: {', '.join(present[name])}" for name in matches)
-        raise DatasetError(f"{folder}: files of several layouts, {found}; choose one with layout=")
+        raise DatasetError(
+            f"{folder}: files of several layouts, {found}; choose one with data.format (layout= in Python)"
+        )
     expected = "; ".join(f"{name}: {', '.join(patterns)}" for name, patterns in MARKERS.items())
     raise DatasetError(
         f"{folder}: no layout matches, expected the files of one ({expected}), "

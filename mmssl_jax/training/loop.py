@@ -93,6 +93,7 @@ def fit(
     """
     validate(config)
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
+    run = Path(run)
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
     programs = compile_programs(problem)
@@ -113,13 +114,15 @@ def fit(
             state, progress = restore_last(checkpoints, state, run)
             say(f"continuing after epoch {progress.epochs - 1}, step {progress.steps}")
         try:
+            say("training; the first epoch takes longer, since it compiles")
             state = train_epochs(problem, programs, state, progress, checkpoints, run, say, quiet)
         except KeyboardInterrupt:
-            say(f"stopped; continue with: train.py --run {run} --resume")
+            say(f"stopped; continue with: python train.py --run {run} --resume")
             raise
         finally:
             checkpoints.best.wait_until_finished()
             checkpoints.last.wait_until_finished()
+        say(f"ended; the best epoch by validation {config.train.monitor} is restored")
         result = conclude(problem, programs, state, checkpoints, run)
     for split in ("validation", "test"):
         if split in result:
