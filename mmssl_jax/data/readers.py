@@ -93,7 +93,8 @@ def _layout(folder: Path, layout: str) -> str:
     if matches:
         found = "; ".join(f"{name}: {', '.join(present[name])}" for name in matches)
         raise DatasetError(
-            f"{folder}: files of several layouts, {found}; choose one with data.format (layout= in Python)"
+            f"{folder}: files of several layouts, {found}; "
+            "choose one with data.format (layout= in Python)"
         )
     expected = "; ".join(f"{name}: {', '.join(patterns)}" for name, patterns in MARKERS.items())
     raise DatasetError(
