@@ -9,6 +9,7 @@ from mmssl_jax.losses.adversarial import (
     critic_loss,
     gradient_penalty,
     gram,
+    squared_norms,
 )
 from mmssl_jax.losses.total import generator_loss, recommendation_losses
 from mmssl_jax.model.critic import Critic
@@ -32,7 +33,7 @@ from tests.problems import (
 MATRIX = interaction_matrix()
 USERS = np.array([2, 1, 5, 8, 3, 2])  # nearly all items, one item, some; one user twice
 # Taking nearly all of a masked row's scores out cancels, which costs float32 digits.
-FEWER_ITEMS = np.array([6, 1, 5, 8, 3, 6])
+FEWER_ITEMS = np.array([6, 1, 5, 8, 3, 4, 7])
 
 
 def batch_users(config, name):
@@ -154,7 +155,7 @@ def test_generator_gradients_are_those_of_dense_rows(preset, name):
     rng, config = np.random.default_rng(3), tiny_config(preset, game__weight=0.5, **NO_DROPOUT)
     with precision(name) as dtype:
         game = Game(config, dtype, batch_users(config, name))
-        items = jnp.asarray(rng.integers(N_ITEMS, size=(2, len(USERS))), jnp.int32)
+        items = jnp.asarray(rng.integers(N_ITEMS, size=(2, len(game.users))), jnp.int32)
         batch = Batch(game.users, *items)
 
         def structured(generator):
@@ -215,12 +216,19 @@ def test_gradient_penalty_is_finite_at_zero_projections(norm, all_params_zero):
         assert float(penalty) == 1
 
 
-def test_gradient_of_the_gram_matrix():
+@pytest.mark.parametrize("width", [4, 256, 300, 600])
+def test_the_gram_matrix_of_any_width(width):
+    kernel = np.random.default_rng(0).normal(size=(7, width)).astype(np.float32)
+    assert_close(gram(jnp.asarray(kernel)), kernel.T.astype(float) @ kernel, 1e-6)
+
+
+def test_squared_norms_and_their_gradients():
     rng = np.random.default_rng(0)
-    kernel, pull = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 4), (4, 4)))
-    value, transpose = jax.vjp(gram, kernel)
-    expected, expected_transpose = jax.vjp(lambda w: w.T @ w, kernel)
-    assert_close(value, expected, 1e-6)
+    delta, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 4), (7, 4)))
+    pull = jnp.asarray(rng.normal(size=5), jnp.float32)
+    value, transpose = jax.vjp(squared_norms, delta, kernel)
+    rows, expected_transpose = jax.vjp(lambda d, w: jnp.sum((d @ w.T) ** 2, axis=1), delta, kernel)
+    assert_close(value, rows, 1e-6)
     assert_close(transpose(pull), expected_transpose(pull), 1e-5)
 
 
@@ -248,15 +256,20 @@ def test_the_critic_learns_to_tell_real_from_generated_rows():
         state = state._replace(critic=critic["params"])
         draws = draw(state.key, state.step, inputs, config, sizes)
         share = share_batch(draws, inputs, sizes, None)
+        embeddings = forward(
+            state.generator, state.learned, inputs, config, sizes, draws.critic_forward
+        )
 
         def step(state, index):
             dropout = jax.random.fold_in(draws.game.dropout, index)
             fresh = draws._replace(game=draws.game._replace(dropout=dropout))
-            gradients, metrics = critic_gradients(state, share, fresh, inputs, config, sizes, None)
+            gradients, metrics = critic_gradients(
+                state, embeddings, share, fresh, config, sizes, None
+            )
             gap = metrics["score_real"] - metrics["score_fake"]
             return apply_critic(state, gradients, config), gap
 
-        return jax.lax.scan(step, state, jnp.arange(60))[1]
+        return jax.lax.scan(step, state, jnp.arange(150))[1]
 
     values = jax.jit(gaps)(state)
     first, last = np.mean(values[:10]), np.mean(values[-10:])

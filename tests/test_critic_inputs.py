@@ -3,13 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.config import GameConfig
+from mmssl_jax.config import GameConfig, override
 from mmssl_jax.model.critic_inputs import (
     dense_soft_rows,
     gumbel,
+    noise_is_rounding,
     observed_dominate,
     project_real_rows,
     project_unit_scores,
+    smooth_soft_rows,
+    soft_rows_form,
     sparse_soft_rows,
     uniform_at_edges,
     uniform_block,
@@ -32,6 +35,9 @@ MATRIX = interaction_matrix()
 EVERYBODY = np.random.default_rng(0).permutation(N_USERS)
 SAMPLERS = EVERYBODY[MATRIX[EVERYBODY].any(axis=1)]
 WIDTH, FIRST_ROW = 6, 2
+RELEASED_TIKTOK = override(
+    preset_config("released"), {"game.temperature": 0.002, "game.gumbel_scale": 1e-5}
+).game
 
 
 def case(batch, dtype, seed=0):
@@ -166,6 +172,48 @@ def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game)
     )
 
     assert_close(sparse, dense, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("game", "n_items", "dtype", "expected"),
+    [
+        (RELEASED_TIKTOK, 6_710, "float32", True),
+        (RELEASED_TIKTOK, 6_710, "float64", False),
+        (RELEASED_TIKTOK, 23, "float32", False),
+        (GameConfig(temperature_scope="noise", score_weight=0.0), 6_710, "float32", False),
+        (GameConfig(temperature_scope="noise", score_weight=1.0), 6_710, "float32", False),
+    ],
+)
+def test_noise_is_rounding(game, n_items, dtype, expected):
+    assert noise_is_rounding(game, n_items, dtype) is expected
+
+
+@pytest.mark.parametrize("mask_observed", [True, False])
+def test_smooth_real_rows_are_the_dense_ones_where_the_noise_is_rounding(mask_observed):
+    rng, n_items = np.random.default_rng(2), 6_710
+    observed = (rng.random((4, n_items)) < [[0.0002], [0.001], [0.01], [0.1]]).astype(np.int32)
+    users, items, kernel = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((4, 6), (n_items, 6), (n_items, WIDTH))
+    )
+    edges = edges_of_batch(observed, np.arange(4))
+    uniform = jnp.asarray(rng.uniform(size=(4, n_items)), jnp.float32)
+    assert soft_rows_form(RELEASED_TIKTOK, n_items, jnp.float32) is smooth_soft_rows
+
+    def structured(users, items, kernel):
+        scores = unit_scores(users, items, edges, mask_observed)
+        return project_real_rows(
+            scores, edges, kernel, uniform, jnp.int32(0), RELEASED_TIKTOK, mask_observed
+        )
+
+    def dense(users, items, kernel):
+        rows = dense_real_rows(
+            users, items, observed, np.asarray(uniform), RELEASED_TIKTOK, mask_observed
+        )
+        return rows @ kernel
+
+    actual, expected = both_with_gradients(structured, dense, users, items, kernel)
+    assert_close(actual, expected, 1e-5)
 
 
 def test_a_user_without_interactions_has_a_finite_sparse_row():

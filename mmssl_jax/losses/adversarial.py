@@ -35,10 +35,13 @@ def generated_projections(
 ) -> Float[Array, "MB H"]:
     """Generated rows times the kernel: one row per user and modality, modality by modality."""
     projections = []
-    for modality, of_users in embeddings.feature_user.items():
-        rows = unit_scores(of_users[users], embeddings.feature_item[modality], edges, mask_observed)
-        projections.append(project_unit_scores(rows, edges, kernel, mask_observed))
-    return jnp.concatenate(projections)
+    with jax.named_scope("generated_rows"):
+        for modality, of_users in embeddings.feature_user.items():
+            rows = unit_scores(
+                of_users[users], embeddings.feature_item[modality], edges, mask_observed
+            )
+            projections.append(project_unit_scores(rows, edges, kernel, mask_observed))
+        return jnp.concatenate(projections)
 
 
 def real_projections(
@@ -52,10 +55,11 @@ def real_projections(
 ) -> Float[Array, "MB H"]:
     """Real rows times the kernel; a user's row stands once per modality."""
     mask_observed = config.structure.mask_observed
-    scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
-    projection = project_real_rows(
-        scores, edges, kernel, noise, first_row, config.game, mask_observed
-    )
+    with jax.named_scope("real_rows"):
+        scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
+        projection = project_real_rows(
+            scores, edges, kernel, noise, first_row, config.game, mask_observed
+        )
     return jnp.tile(projection, (len(embeddings.feature_user), 1))
 
 
@@ -69,16 +73,47 @@ def score_rows(
     return scores
 
 
-@jax.custom_vjp
+# Column blocks of a Gram matrix: its lower half is not computed, and products stay wide.
+_GRAM_BLOCK = 256
+
+
 def gram(kernel: Float[Array, "I H"]) -> Float[Array, "H H"]:
-    """W^T W; its gradient W (G + G^T) takes one product, where differentiation would take two."""
-    return kernel.T @ kernel
+    """W^T W, of which only the blocks on and above the diagonal are multiplied."""
+    width = kernel.shape[1]
+    starts = range(0, width, _GRAM_BLOCK)
+    strips = [kernel[:, first : first + _GRAM_BLOCK].T @ kernel[:, first:] for first in starts]
+    upper = jnp.concatenate(
+        [jnp.pad(strip, ((0, 0), (width - strip.shape[1], 0))) for strip in strips]
+    )
+    return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 
-gram.defvjp(
-    lambda kernel: (gram(kernel), kernel),
-    lambda kernel, gradient: (kernel @ (gradient + gradient.T),),
-)
+@jax.custom_vjp
+def squared_norms(delta: Float[Array, "B H"], kernel: Float[Array, "I H"]) -> Float[Array, " B"]:
+    """|delta_b W^T|^2 = delta_b (W^T W) delta_b^T of each row b, without the rows [B, I].
+
+    Its gradient reuses delta (W^T W), and takes one product with W: for cotangents g,
+    2 g delta (W^T W) and 2 W (delta^T diag(g) delta).
+    """
+    return _squared_norms_forward(delta, kernel)[0]
+
+
+def _squared_norms_forward(
+    delta: Float[Array, "B H"], kernel: Float[Array, "I H"]
+) -> tuple[Float[Array, " B"], tuple[Array, Array, Array]]:
+    product = delta @ gram(kernel)
+    return jnp.sum(product * delta, axis=1), (delta, product, kernel)
+
+
+def _squared_norms_backward(
+    residuals: tuple[Array, Array, Array], cotangent: Float[Array, " B"]
+) -> tuple[Float[Array, "B H"], Float[Array, "I H"]]:
+    delta, product, kernel = residuals
+    twice = 2 * cotangent[:, None]
+    return twice * product, kernel @ (delta.T @ (twice * delta))
+
+
+squared_norms.defvjp(_squared_norms_forward, _squared_norms_backward)
 
 
 def gradient_penalty(
@@ -90,12 +125,13 @@ def gradient_penalty(
     delta (W^T W) delta^T: one Gram matrix serves all rows and no row is formed.
     """
     kernel = params["first_kernel"]
-    delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
-    squared = jnp.sum((delta @ gram(kernel)) * delta, axis=1)
-    # A gradient of exactly zero has norm 0 and no direction; the root is guarded, not the square.
-    positive = squared > 0
-    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
-    return jnp.mean((norm - 1) ** 2)
+    with jax.named_scope("gradient_penalty"):
+        delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
+        squared = squared_norms(delta, kernel)
+        # A gradient of exactly zero has norm 0 and no direction: the root is guarded, no quotient.
+        positive = squared > 0
+        norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+        return jnp.mean((norm - 1) ** 2)
 
 
 def critic_loss(

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from mmssl_jax.config import CriticConfig
+from mmssl_jax.model.dropout import Dropout
 from mmssl_jax.model.norms import standardize_batch
 
 # U(-1/sqrt(n), 1/sqrt(n)) for n inputs.
@@ -60,7 +61,7 @@ class Critic(nn.Module):
             hidden = jax.nn.leaky_relu(hidden, self.config.slope)
             hidden = Normalize(self.config.norm, self.axis, name=f"norm_{index}")(hidden)
             rate = float(self.config.dropout[index])
-            hidden = nn.Dropout(rate)(hidden, deterministic=deterministic)
+            hidden = Dropout(rate)(hidden, deterministic=deterministic)
         output = nn.Dense(1, kernel_init=_fan_in_uniform, name="score")(hidden)[:, 0]
         bound = self.config.score_bound
         return bound * jax.nn.sigmoid(output) if bound else output

@@ -8,7 +8,7 @@ A real row is rownorm(p + zeta x), p the softmax of the noisy training row.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,21 @@ def observed_dominate(config: GameConfig, n_items: int) -> bool:
     return math.log(n_items) - gap < math.log(1e-10)
 
 
+def noise_is_rounding(config: GameConfig, n_items: int, dtype: Any) -> bool:
+    """Whether the noise of real rows is below the rounding of a sum over the items.
+
+    With noise factor n in the logits and g of deviation pi/sqrt(6), the noise in p is about
+    n pi/sqrt(6) |p|, and |p| <= exp(observed)/sqrt(I); the row has norm about zeta. A product of
+    the row with the kernel rounds by eps sqrt(I), so noise below that is lost in it anyway.
+    """
+    observed, noise = logit_scales(config)
+    if not config.score_weight:
+        return False
+    largest = min(1.0, math.exp(min(observed, 50.0)) / math.sqrt(n_items))
+    relative = noise * math.pi / math.sqrt(6) * largest / config.score_weight
+    return relative < float(jnp.finfo(dtype).eps) * math.sqrt(n_items) / 4
+
+
 def uniform_at_edges(
     noise: Shaped[Array, "..."], edges: BatchEdges, first_row: Int[Array, ""]
 ) -> Float[Array, " S"]:
@@ -151,6 +166,42 @@ def sparse_soft_rows(
         projection=edge_product(weights, edges, kernel, n_rows),
         dot_unit_scores=by_row(weights * unit),
         squared_norm=by_row(weights**2),
+    )
+
+
+def smooth_soft_rows(
+    scores: UnitScores,
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    noise: Shaped[Array, "..."],
+    first_row: Int[Array, ""],
+    config: GameConfig,
+) -> SoftRows:
+    """Real rows without their noise, where `noise_is_rounding`: p = (1 + (e^o - 1) A) / total.
+
+    With o the logit of an observed item, p is a constant plus a sparse row: O(I H + S H) in place
+    of O(B I H). A row without scores, whose noise is not small beside them, loses it too.
+    """
+    del noise, first_row
+    n_rows, n_items = scores.users.shape[0], kernel.shape[0]
+    rise = math.expm1(logit_scales(config)[0])
+    present = edges.mask.astype(kernel.dtype)
+
+    def by_row(values: Float[Array, " S"]) -> Float[Array, " B"]:
+        return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
+
+    at_edges = jnp.sum(scores.users[edges.row] * scores.items[edges.item], axis=1)
+    of_all_items = scores.users @ jnp.sum(scores.items, axis=0) - by_row(scores.edge_scores)
+    of_edges = by_row(present * (at_edges - scores.edge_scores))
+    n_observed = by_row(present)
+    total = n_items + rise * n_observed
+    projection = jnp.sum(kernel, axis=0)[None, :] + edge_product(
+        rise * present, edges, kernel, n_rows
+    )
+    return SoftRows(
+        projection=projection / total[:, None],
+        dot_unit_scores=(of_all_items + rise * of_edges) * scores.inverse_norm / total,
+        squared_norm=(n_items + ((rise + 1) ** 2 - 1) * n_observed) / total**2,
     )
 
 
@@ -226,6 +277,13 @@ def _add_soft_block(
 SoftRowsFunction = Callable[..., SoftRows]
 
 
+def soft_rows_form(config: GameConfig, n_items: int, dtype: Any) -> SoftRowsFunction:
+    """The cheapest of the three forms of real rows that is exact to rounding."""
+    if observed_dominate(config, n_items):
+        return sparse_soft_rows
+    return smooth_soft_rows if noise_is_rounding(config, n_items, dtype) else dense_soft_rows
+
+
 def project_real_rows(
     scores: UnitScores,
     edges: BatchEdges,
@@ -241,8 +299,7 @@ def project_real_rows(
       noise: a key, or injected uniform draws `[B, I]` for the whole batch of all devices.
       first_row: position of this device's first row in the whole batch.
     """
-    is_sparse = observed_dominate(config, kernel.shape[0])
-    soft_rows: SoftRowsFunction = sparse_soft_rows if is_sparse else dense_soft_rows
+    soft_rows = soft_rows_form(config, kernel.shape[0], kernel.dtype)
     soft = soft_rows(scores, edges, kernel, noise, first_row, config)
     zeta = config.score_weight
     # |s| is 1 unless the row is zero, when there is nothing to add.

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.model.dropout import Dropout
 
 
 class FeatureEncoder(nn.Module):
@@ -21,7 +22,7 @@ class FeatureEncoder(nn.Module):
         encoded = {}
         for modality, raw in features.items():
             dense = nn.Dense(self.dim, kernel_init=nn.initializers.xavier_uniform(), name=modality)
-            encoded[modality] = nn.Dropout(self.dropout)(dense(raw), deterministic=deterministic)
+            encoded[modality] = Dropout(self.dropout)(dense(raw), deterministic=deterministic)
         return encoded
 
 

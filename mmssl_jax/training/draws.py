@@ -45,7 +45,6 @@ def draw(
             alpha=jax.random.uniform(keys[2], (batch_size, n_modalities)),
             dropout=keys[3],
         ),
-        # The same masks make both forward passes the same computation, which is then done once.
         critic_forward=keys[4],
         generator_forward=keys[4] if config.train.shared_forward else keys[5],
         generator_critic=keys[6],

@@ -4,6 +4,9 @@ Every function is a pure map of the state. Randomness comes in as `Draws`, so th
 replayed with other draws; `axis` names the devices the batch is shared by, or is None.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,6 +29,8 @@ from mmssl_jax.training.state import (
 )
 
 Metrics = dict[str, Float[Array, ""]]
+Pullback = Callable[[Embeddings], dict[str, Any]]
+Initial = tuple[Float[Array, "U D"], Float[Array, "I D"]]
 
 
 def forward(
@@ -44,19 +49,29 @@ def forward(
     return embeddings
 
 
+def forward_with_pullback(
+    state: TrainState, inputs: Inputs, config: Config, sizes: Sizes, dropout: Key[Array, ""]
+) -> tuple[Embeddings, Pullback]:
+    """The generator's embeddings in training mode, and the map from their gradients to those of
+    the parameters."""
+
+    def embed(params: dict) -> Embeddings:
+        return forward(params, state.learned, inputs, config, sizes, dropout)
+
+    embeddings, pull_back = jax.vjp(embed, state.generator)
+    return embeddings, lambda gradients: pull_back(gradients)[0]
+
+
 def critic_gradients(
     state: TrainState,
+    embeddings: Embeddings,
     share: Share,
     draws: Draws,
-    inputs: Inputs,
     config: Config,
     sizes: Sizes,
     axis: str | None,
 ) -> tuple[dict, Metrics]:
-    """Gradients of the critic's loss, the generator standing still."""
-    embeddings = forward(
-        state.generator, state.learned, inputs, config, sizes, draws.critic_forward
-    )
+    """Gradients of the critic's loss, the generator's embeddings standing still."""
     game = draws.game._replace(alpha=share.alpha, dropout=on_this_device(draws.game.dropout, axis))
     gradients, parts = jax.grad(critic_loss, has_aux=True)(
         state.critic,
@@ -73,20 +88,20 @@ def critic_gradients(
 
 def generator_gradients(
     state: TrainState,
+    embeddings: Embeddings,
+    pull_back: Pullback,
     share: Share,
     draws: Draws,
-    inputs: Inputs,
     config: Config,
     sizes: Sizes,
     axis: str | None,
-) -> tuple[dict, Metrics, Embeddings]:
-    """Gradients of the generator's loss against the state's critic, and its embeddings."""
+) -> tuple[dict, Metrics]:
+    """Gradients of the generator's loss against the state's critic."""
 
-    def loss(params: dict) -> tuple[Float[Array, ""], tuple[Metrics, Embeddings]]:
-        embeddings = forward(params, state.learned, inputs, config, sizes, draws.generator_forward)
-        total, parts = generator_loss(
+    def loss(embeddings: Embeddings, initial: Initial) -> tuple[Float[Array, ""], Metrics]:
+        return generator_loss(
             embeddings,
-            (params["user_embedding"], params["item_embedding"]),
+            initial,
             share.batch,
             share.edges,
             critic_module(config, sizes, axis),
@@ -95,10 +110,16 @@ def generator_gradients(
             config,
             axis,
         )
-        return total, (parts, embeddings)
 
-    gradients, (parts, embeddings) = jax.grad(loss, has_aux=True)(state.generator)
-    return *mean_over((gradients, parts), axis), jax.lax.stop_gradient(embeddings)
+    names = ("user_embedding", "item_embedding")
+    initial = tuple(state.generator[name] for name in names)
+    (of_embeddings, of_initial), parts = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        embeddings, initial
+    )
+    gradients = dict(pull_back(of_embeddings))
+    for name, direct in zip(names, of_initial, strict=True):
+        gradients[name] = gradients[name] + direct
+    return mean_over((gradients, parts), axis)
 
 
 def apply_critic(state: TrainState, gradients: dict, config: Config) -> TrainState:
@@ -131,16 +152,30 @@ def train_step(
 
     With `game.weight` 0 there is no game and no critic step.
     """
-    share = share_batch(draws, inputs, sizes, axis)
+    with jax.named_scope("batch_edges"):
+        share = share_batch(draws, inputs, sizes, axis)
+    embeddings, pull_back = forward_with_pullback(
+        state, inputs, config, sizes, draws.generator_forward
+    )
     metrics: Metrics = {}
     if config.game.weight:
         with jax.named_scope("critic_step"):
-            gradients, metrics = critic_gradients(state, share, draws, inputs, config, sizes, axis)
+            # The same dropout masks make it the same forward pass.
+            seen = (
+                embeddings
+                if config.train.shared_forward
+                else forward(
+                    state.generator, state.learned, inputs, config, sizes, draws.critic_forward
+                )
+            )
+            gradients, metrics = critic_gradients(state, seen, share, draws, config, sizes, axis)
+        with jax.named_scope("critic_optimizer"):
             state = apply_critic(state, gradients, config)
     with jax.named_scope("generator_step"):
-        gradients, parts, embeddings = generator_gradients(
-            state, share, draws, inputs, config, sizes, axis
+        gradients, parts = generator_gradients(
+            state, embeddings, pull_back, share, draws, config, sizes, axis
         )
+    with jax.named_scope("generator_optimizer"):
         state = apply_generator(state, gradients, config, sizes)
     state = refresh(state, embeddings, share, inputs, config, sizes, axis)
     return state._replace(step=state.step + 1), {**metrics, **parts}

@@ -24,6 +24,7 @@ from mmssl_jax.training.step import (
     apply_generator,
     critic_gradients,
     forward,
+    forward_with_pullback,
     generator_gradients,
     train_step,
 )
@@ -187,13 +188,24 @@ def compile_gradients(golden: Golden) -> tuple[Gradients, Gradients]:
 
     def of_critic(state: TrainState, draws: Draws) -> dict:
         share = share_batch(draws, golden.inputs, golden.sizes, None)
-        shared = (share, draws, golden.inputs, golden.config, golden.sizes, None)
-        return critic_gradients(state, *shared)[0]
+        embeddings = forward(
+            state.generator,
+            state.learned,
+            golden.inputs,
+            golden.config,
+            golden.sizes,
+            draws.critic_forward,
+        )
+        shared = (share, draws, golden.config, golden.sizes, None)
+        return critic_gradients(state, embeddings, *shared)[0]
 
     def of_generator(state: TrainState, draws: Draws) -> dict:
         share = share_batch(draws, golden.inputs, golden.sizes, None)
-        shared = (share, draws, golden.inputs, golden.config, golden.sizes, None)
-        return generator_gradients(state, *shared)[0]
+        passed = forward_with_pullback(
+            state, golden.inputs, golden.config, golden.sizes, draws.generator_forward
+        )
+        shared = (share, draws, golden.config, golden.sizes, None)
+        return generator_gradients(state, *passed, *shared)[0]
 
     return jax.jit(of_critic), jax.jit(of_generator)
 

@@ -1,0 +1,5 @@
+"""Stub"""
+
+
+def dense_train_step(*a):
+    raise NotImplementedError
