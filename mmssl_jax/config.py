@@ -114,6 +114,12 @@ class GameConfig:
 
     weight: NonNegativeFloat = 1e-4
     """Weight of the critic's score in the generator's loss; 0 leaves the game out."""
+    kind: Literal["adversarial", "edge_likelihood"] = "adversarial"
+    """edge_likelihood: no critic; the likelihood of edges under each modality's inner products,
+    with the same weight (the ablation r/p-GAE)."""
+    real_rows: Literal["gumbel", "observed"] = "gumbel"
+    """Real rows: Gumbel-softened with the model's own scores, or the training rows as they are
+    (the ablation w/o-GT)."""
     gradient_penalty: NonNegativeFloat = 0.3
     """Weight of the gradient penalty in the critic's loss."""
     temperature: PositiveFloat = 0.005

@@ -174,6 +174,25 @@ def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game)
     assert_close(sparse, dense, 1e-6)
 
 
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_observed_real_rows_are_the_unit_training_rows(name):
+    game = GameConfig(real_rows="observed")
+    with precision(name) as dtype:
+        users, items, kernel, uniform, edges = case(EVERYBODY, dtype)
+        observed = MATRIX[EVERYBODY]
+
+        def structured(users, items, kernel):
+            scores = unit_scores(users, items, edges, False)
+            return project_real_rows(scores, edges, kernel, uniform, jnp.int32(0), game, False)
+
+        def dense(users, items, kernel):
+            return jnp.asarray(observed / np.sqrt(np.maximum(observed.sum(1), 1))[:, None]) @ kernel
+
+        actual, expected = both_with_gradients(structured, dense, users, items, kernel)
+    assert_close(actual[0], expected[0], TOLERANCE[name])
+    assert_close(actual[1][2], expected[1][2], TOLERANCE[name])
+
+
 @pytest.mark.parametrize(
     ("game", "n_items", "dtype", "expected"),
     [

@@ -10,6 +10,7 @@ from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.losses.adversarial import adversarial_loss
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2, feature_l2
 from mmssl_jax.losses.contrastive import contrastive_loss
+from mmssl_jax.losses.edge_likelihood import edge_likelihood_loss
 from mmssl_jax.model.critic import Critic
 from mmssl_jax.model.mmssl import Embeddings
 
@@ -60,7 +61,8 @@ def generator_loss(
     config: Config,
     axis: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """All losses of the generator, the adversarial one against the critic as it stands now.
+    """All losses of the generator, the adversarial one against the critic as it stands now, or
+    the edge likelihood in its place.
 
     Args:
       batch: users, positives and negatives.
@@ -68,7 +70,13 @@ def generator_loss(
       dropout: key of the critic's dropout masks.
     """
     loss, parts = recommendation_losses(embeddings, initial, *batch, config.loss, axis)
-    if config.game.weight:
+    if config.game.weight and config.game.kind == "edge_likelihood":
+        with jax.named_scope("edge_likelihood"):
+            parts["edge_likelihood"] = edge_likelihood_loss(
+                embeddings.feature_user, embeddings.feature_item, *batch
+            )
+        loss = loss + config.game.weight * parts["edge_likelihood"]
+    elif config.game.weight:
         with jax.named_scope("adversarial"):
             parts["adversarial"] = adversarial_loss(
                 critic_params,

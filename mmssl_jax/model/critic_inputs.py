@@ -284,6 +284,15 @@ def soft_rows_form(config: GameConfig, n_items: int, dtype: Any) -> SoftRowsFunc
     return smooth_soft_rows if noise_is_rounding(config, n_items, dtype) else dense_soft_rows
 
 
+def project_observed_rows(
+    edges: BatchEdges, kernel: Float[Array, "I H"], n_rows: int
+) -> Float[Array, "B H"]:
+    """x W of the training rows x = rownorm(a)."""
+    present = edges.mask.astype(kernel.dtype)
+    degree = jax.ops.segment_sum(present, edges.row, n_rows, indices_are_sorted=True)
+    return edge_product(present, edges, kernel, n_rows) * inverse_norm(degree)[:, None]
+
+
 def project_real_rows(
     scores: UnitScores,
     edges: BatchEdges,
@@ -293,12 +302,15 @@ def project_real_rows(
     config: GameConfig,
     mask_observed: bool,
 ) -> Float[Array, "B H"]:
-    """x W of the real rows x = rownorm(p + zeta s), s the model's own unit score row.
+    """x W of the real rows x = rownorm(p + zeta s), s the model's own unit score row; with
+    `real_rows` observed, of x = rownorm(a).
 
     Args:
       noise: a key, or injected uniform draws `[B, I]` for the whole batch of all devices.
       first_row: position of this device's first row in the whole batch.
     """
+    if config.real_rows == "observed":
+        return project_observed_rows(edges, kernel, scores.users.shape[0])
     soft_rows = soft_rows_form(config, kernel.shape[0], kernel.dtype)
     soft = soft_rows(scores, edges, kernel, noise, first_row, config)
     zeta = config.score_weight

@@ -158,7 +158,7 @@ def train_step(
         state, inputs, config, sizes, draws.generator_forward
     )
     metrics: Metrics = {}
-    if config.game.weight:
+    if config.game.weight and config.game.kind == "adversarial":
         with jax.named_scope("critic_step"):
             # The same dropout masks make it the same forward pass.
             seen = (
