@@ -9,10 +9,13 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from mmssl_jax.checkpoint import CheckpointError
-from mmssl_jax.config import ConfigError, override
+from mmssl_jax.config import Config, ConfigError, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import metric_table
 from mmssl_jax.run_config import config_parser, parse_config
+from mmssl_jax.study.run import run_study
+from mmssl_jax.study.table import markdown_text
+from mmssl_jax.study.variants import StudyName
 from mmssl_jax.training.loop import RunError, fit
 from mmssl_jax.training.restore import evaluate_run
 
@@ -37,16 +40,53 @@ def train_command(arguments: list[str] | None = None) -> None:
         parser.error("--resume needs --run DIR; there is no run to resume: no config.yaml there")
     config, parsed = parse_config(parser, [*saved, *arguments])
     run = Path(parsed.run) if parsed.run else default_run(parsed.config or [], config.preset)
-    if config.data.path:
-        # A run is evaluated from any folder.
-        config = override(config, {"data.path": str(Path(config.data.path).absolute())})
     try:
-        fit(config, run, resume=parsed.resume)
+        fit(absolute_data(config), run, resume=parsed.resume)
     except USER_ERRORS as error:
         leave(error)
     except KeyboardInterrupt:
         sys.exit(130)
     print(f"\nrun: {run}\nevaluate again: python eval.py --run {run} --split test")
+
+
+def study_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `python -m mmssl_jax.study` and runs the study."""
+    parser = config_parser("python -m mmssl_jax.study")
+    parser.add_argument(
+        "--study",
+        type=StudyName,
+        default="ablations",
+        help="ablations: the paper's, and each modality left out; departures: each departure of "
+        "the PyTorch release switched on alone; seeds: the base configuration alone",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=tuple[int, ...],
+        default=(1, 2, 3),
+        help="seeds that every variant runs with",
+    )
+    parser.add_argument(
+        "--only", type=tuple[str, ...], default=(), help="run these variants; empty means all"
+    )
+    parser.add_argument("--out", type=str, default="", help="directory (default studies/<study>)")
+    config, parsed = parse_config(parser, sys.argv[1:] if arguments is None else arguments)
+    out = Path(parsed.out or f"studies/{parsed.study}")
+    try:
+        rows = run_study(parsed.study, absolute_data(config), out, parsed.seeds, parsed.only)
+    except USER_ERRORS as error:
+        leave(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    print(f"{markdown_text(rows)}\nruns and tables: {out}")
+
+
+def absolute_data(config: Config) -> Config:
+    """The same settings with the dataset's folder as an absolute path, since a run is evaluated
+    from any folder."""
+    if not config.data.path:
+        return config
+    return override(config, {"data.path": str(Path(config.data.path).absolute())})
 
 
 def saved_config_of(arguments: list[str]) -> list[str]:

@@ -1,0 +1,81 @@
+"""Running a study: every variant and seed in a directory of its own, continued where it stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmssl_jax.config import Config
+from mmssl_jax.reporting.log import write_text
+from mmssl_jax.run_config import config_diff, read_config, validate
+from mmssl_jax.study.table import csv_text, markdown_text, table_rows
+from mmssl_jax.study.variants import StudyName, Variant, configure, study_variants
+from mmssl_jax.training.loop import RunError, fit
+from mmssl_jax.training.problem import load_dataset
+
+
+def run_study(
+    study: StudyName,
+    base: Config,
+    out: Path,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...] = (),
+) -> list[dict[str, Any]]:
+    """Runs what is missing of a study and writes `table.csv` and `table.md`, after each run anew.
+
+    Args:
+      out: the study's directory; a run lies in `<variant>/seed-<seed>` under it.
+      seeds: all variants see the same, so that differences are paired.
+      only: names of the variants to run; the table holds all that have results.
+    Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
+    """
+    validate(base)
+    dataset = load_dataset(base.data)
+    variants = study_variants(study, base, dataset.modalities)
+    unknown = set(only) - {variant.name for variant in variants}
+    if unknown:
+        known = ", ".join(variant.name for variant in variants)
+        raise RunError(f"there is no variant {sorted(unknown)[0]!r} in {study}; there are {known}")
+    wanted = [variant for variant in variants if not only or variant.name in only]
+    runs = [(variant, seed) for seed in seeds for variant in wanted]
+    rows: list[dict[str, Any]] = []
+    for variant, seed in tqdm(runs, unit="run", dynamic_ncols=True):
+        config = configure(base, variant, seed)
+        validate(config)
+        finish_run(config, out / variant.name / f"seed-{seed}")
+        rows = table_rows(variants, collect_results(out, variants, seeds))
+        write_text(out / "table.csv", csv_text(rows))
+        write_text(out / "table.md", markdown_text(rows))
+    return rows
+
+
+def finish_run(config: Config, run: Path) -> None:
+    """Runs `config` in `run`, or continues it; does nothing when it is there and done.
+
+    Raises RunError when another configuration was run there.
+    """
+    if (run / "config.yaml").is_file():
+        differences = config_diff(read_config(run / "config.yaml"), config)
+        if differences:
+            raise RunError(
+                f"{run} holds a run of other settings\n  "
+                + "\n  ".join(differences)
+                + "\nName another directory with --out, or remove it"
+            )
+        if (run / "result.json").is_file():
+            return
+    fit(config, run, resume=(run / "config.yaml").is_file(), quiet=True)
+
+
+def collect_results(
+    out: Path, variants: list[Variant], seeds: tuple[int, ...]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """{variant: {seed: result}} of the runs that are done."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for variant in variants:
+        for seed in seeds:
+            path = out / variant.name / f"seed-{seed}" / "result.json"
+            if path.is_file():
+                found.setdefault(variant.name, {})[seed] = json.loads(path.read_text())
+    return found

@@ -1,0 +1,116 @@
+"""From the results of a study's runs to a table: mean, deviation and a paired test over seeds."""
+
+import csv
+import io
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmssl_jax.study.variants import BASE, Variant
+
+Results = Mapping[str, Mapping[int, dict[str, Any]]]  # {variant: {seed: result.json}}
+
+
+class Summary(NamedTuple):
+    """One metric of one variant over its seeds, beside the base on the same seeds.
+
+    deviation is the sample's (ddof 1), NaN for one seed; difference and p_value compare paired
+    seeds with the base, by Student's paired t-test; NaN for the base and for fewer than two pairs.
+    """
+
+    seeds: int
+    mean: float
+    deviation: float
+    difference: float
+    p_value: float
+
+
+def summarize(results: Results, variant: str, metric: str, split: str = "test") -> Summary:
+    """Summary of `metric` (such as "recall@20") for a variant that has at least one result."""
+    own = {seed: result[split][metric] for seed, result in results[variant].items()}
+    values = np.array(list(own.values()))
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    base = {seed: result[split][metric] for seed, result in results.get(BASE, {}).items()}
+    shared = sorted(own.keys() & base.keys())
+    difference, p_value = math.nan, math.nan
+    if variant != BASE and shared:
+        gaps = np.array([own[seed] - base[seed] for seed in shared])
+        difference = float(gaps.mean())
+        p_value = paired_p_value(gaps)
+    return Summary(len(values), float(values.mean()), deviation, difference, p_value)
+
+
+def paired_p_value(gaps: np.ndarray) -> float:
+    """Two-sided p of Student's t-test that paired differences have mean 0; NaN for fewer than 2."""
+    if len(gaps) < 2:
+        return math.nan
+    if np.all(gaps == gaps[0]):
+        return 1.0 if gaps[0] == 0 else 0.0
+    from scipy import stats
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nearly equal differences lose digits
+        return float(stats.ttest_1samp(gaps, 0.0).pvalue)
+
+
+COLUMNS = ("recall@20", "ndcg@20")
+
+
+def table_rows(
+    variants: list[Variant], results: Results, metrics: tuple[str, ...] = COLUMNS
+) -> list[dict[str, Any]]:
+    """One row per variant with results: name, what, seeds, and each metric's summary on test."""
+    rows = []
+    for variant in variants:
+        if not results.get(variant.name):
+            continue
+        row: dict[str, Any] = {"variant": variant.name, "what": variant.what}
+        for metric in metrics:
+            summary = summarize(results, variant.name, metric)
+            row["seeds"] = summary.seeds
+            row[metric] = summary.mean
+            row[f"{metric} deviation"] = summary.deviation
+            row[f"{metric} difference"] = summary.difference
+            row[f"{metric} p"] = summary.p_value
+        epochs = [result["best_epoch"] for result in results[variant.name].values()]
+        row["best epoch"] = float(np.mean(epochs))
+        rows.append(row)
+    return rows
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """The rows as CSV; figures that do not exist are empty."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def markdown_text(rows: list[dict[str, Any]], metrics: tuple[str, ...] = COLUMNS) -> str:
+    """The rows as a Markdown table: mean ± deviation, difference from the base and its p."""
+    head = ["variant", "what", "seeds"]
+    for metric in metrics:
+        head += [metric, "difference", "p"]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    for row in rows:
+        cells = [row["variant"], row["what"], str(row["seeds"])]
+        for metric in metrics:
+            deviation = row[f"{metric} deviation"]
+            spread = "" if _is_nan(deviation) else f" ± {deviation:.4f}"
+            difference, p_value = row[f"{metric} difference"], row[f"{metric} p"]
+            cells += [
+                f"{row[metric]:.4f}{spread}",
+                "" if _is_nan(difference) else f"{difference:+.4f}",
+                "" if _is_nan(p_value) else f"{p_value:.2f}",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

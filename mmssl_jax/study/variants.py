@@ -1,0 +1,84 @@
+"""What a study compares: named changes of a base configuration."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from mmssl_jax.config import Config, ConfigError, flatten, override
+from mmssl_jax.presets import DEPARTURES, PRESETS
+
+StudyName = Literal["ablations", "departures", "seeds"]
+BASE = "base"
+
+
+class Variant(NamedTuple):
+    """A configuration under a name; `changes` are what sets it apart from the base."""
+
+    name: str
+    what: str
+    changes: dict[str, Any]
+
+
+def ablations(modalities: Sequence[str]) -> list[Variant]:
+    """The paper's ablations, and each modality left out in turn where there are several."""
+    variants = [
+        Variant(BASE, "the whole method", {}),
+        Variant("w-o-ASL", "without the adversarial game", {"game.weight": 0.0}),
+        Variant("w-o-CL", "without the contrastive loss", {"loss.contrastive": 0.0}),
+        Variant(
+            "w-o-GT", "real rows as they are, not Gumbel-softened", {"game.real_rows": "observed"}
+        ),
+        Variant(
+            "r-p-GAE", "edge likelihood in place of the game", {"game.kind": "edge_likelihood"}
+        ),
+    ]
+    for left_out in modalities if len(modalities) > 1 else ():
+        kept = tuple(name for name in modalities if name != left_out)
+        variants.append(
+            Variant(f"w-o-{left_out}", f"modality {left_out} left out", {"data.modalities": kept})
+        )
+    return variants
+
+
+def departures() -> list[Variant]:
+    """Each departure of the PyTorch release switched on alone, then all of them together.
+
+    A switch that needs another to be valid brings it along; the critic's widths stay those of the
+    base, since they cost most and mean least.
+    """
+    # Edges are collected from batches only where they become the graph every T >= 1 steps, and
+    # the release's tiling is a property of that collection.
+    along: dict[str, dict[str, Any]] = {
+        "structure.source": {"structure.every": 1},
+        "structure.edge_users": {"structure.source": "batches", "structure.every": 1},
+    }
+    variants = [Variant(BASE, "the base configuration", {})]
+    together: dict[str, Any] = {}
+    for departure in DEPARTURES:
+        if departure.key == "critic.hidden":
+            continue
+        changes = {departure.key: departure.released, **along.get(departure.key, {})}
+        together[departure.key] = departure.released
+        name = f"{departure.row:02d}-{departure.key.split('.')[1]}"
+        variants.append(Variant(name, departure.what, changes))
+    return [*variants, Variant("released", "all of them", together)]
+
+
+def study_variants(study: StudyName, base: Config, modalities: Sequence[str]) -> list[Variant]:
+    """The variants of a study; `seeds` has the base alone."""
+    if study == "ablations":
+        return ablations(modalities)
+    if study == "departures":
+        now, widths = flatten(base), "critic.hidden"
+        changed = [k for k, v in PRESETS["paper"].items() if now[k] != v and k != widths]
+        if changed:
+            raise ConfigError(
+                f"the study of departures starts from the paper preset, but {', '.join(changed)} "
+                "differ from it: take these settings out"
+            )
+        return departures()
+    return [Variant(BASE, "the base configuration", {})]
+
+
+def configure(base: Config, variant: Variant, seed: int) -> Config:
+    """The configuration of one run of a study."""
+    return override(base, {**variant.changes, "train.seed": seed})
