@@ -89,7 +89,9 @@ class StructureConfig:
     mask_observed: bool = False
     """Scores of observed pairs are 0 in generated rows and learned graphs; release: true."""
     block_users: PositiveInt = 1024
-    """Users scored at once in a rebuild over all users; bounds its memory."""
+    """Users scored at once in a rebuild over all users."""
+    block_items: PositiveInt = 32768
+    """Items scored at once in a rebuild, whose memory is block_users x block_items."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,9 @@ class EvalConfig:
     mask: Literal["train", "train_validation"] = "train"
     """Items left out of a user's list at test time; validation always masks `train`."""
     block_users: PositiveInt = 1024
-    """Users ranked at once; bounds the memory."""
+    """Users ranked at once."""
+    block_items: PositiveInt = 32768
+    """Items scored at once; the memory is block_users x block_items."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,9 @@ class Config:
 
     preset: Literal["paper", "released"] = "paper"
     """Values that the departures of the PyTorch release start from; other keys override them."""
+    precision: Literal["float32", "bfloat16", "tensorfloat32"] = "float32"
+    """Operands of the critic's and the ranking's matrix products; sums stay float32. Where the
+    hardware lacks it, operands are rounded alike, for no gain in speed."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     structure: StructureConfig = field(default_factory=StructureConfig)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.graph import propagate as propagate_module
 from mmssl_jax.graph.bipartite import observed_graph
 from mmssl_jax.graph.propagate import propagate
 from tests.problems import (
@@ -19,7 +20,11 @@ from tests.problems import (
 
 @pytest.mark.parametrize("name", TOLERANCE)
 @pytest.mark.parametrize("normalization", ["receiver", "symmetric", "mean"])
-def test_a_round_is_a_product_with_the_propagation_matrix(normalization, name):
+@pytest.mark.parametrize("at_once", [7, 2**19])
+def test_a_round_is_a_product_with_the_propagation_matrix(
+    monkeypatch, normalization, name, at_once
+):
+    monkeypatch.setattr(propagate_module, "EDGES_AT_ONCE", at_once)
     matrix, rng = interaction_matrix(), np.random.default_rng(0)
     items, users = rng.normal(size=(N_ITEMS, 5)), rng.normal(size=(N_USERS, 5))
     with precision(name) as dtype:
@@ -40,7 +45,9 @@ def test_a_receiver_without_edges_gets_zeros():
     assert np.all(received[1:] > 0)
 
 
-def test_the_gradient_is_a_product_with_the_transposed_matrix():
+@pytest.mark.parametrize("at_once", [4, 2**19])
+def test_the_gradient_is_a_product_with_the_transposed_matrix(monkeypatch, at_once):
+    monkeypatch.setattr(propagate_module, "EDGES_AT_ONCE", at_once)
     matrix, rng = interaction_matrix(), np.random.default_rng(1)
     graph = observed_graph(edge_array(matrix), N_USERS, N_ITEMS, "symmetric")
     items, weights = rng.normal(size=(N_ITEMS, 4)), rng.normal(size=(N_USERS, 4))

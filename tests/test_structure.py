@@ -42,20 +42,22 @@ def test_edges_per_user(k, k_rate, n_items, expected):
     assert edges_per_user(k, k_rate, n_items) == expected
 
 
+@pytest.mark.parametrize("block_items", [5, N_ITEMS - 1, 100])
 @pytest.mark.parametrize("k", [1, 4, N_ITEMS])
-def test_top_k_items_are_the_best_in_order(k):
+def test_top_k_items_are_the_best_in_order(k, block_items):
     users, items = vectors()
-    top = top_k_items(jnp.asarray(users), jnp.asarray(items), None, k)
+    top = top_k_items(jnp.asarray(users), jnp.asarray(items), None, k, block_items)
     np.testing.assert_array_equal(top, best(users @ items.T, k))
 
 
-def test_top_k_gives_observed_pairs_the_score_zero():
+@pytest.mark.parametrize("block_items", [6, 100])
+def test_top_k_gives_observed_pairs_the_score_zero(block_items):
     users, items = vectors()
     matrix, batch = interaction_matrix(), np.array([2, 5, 0, 8])
     scores = users[batch] @ items.T * (1 - matrix[batch])
 
     top = top_k_items(
-        jnp.asarray(users[batch]), jnp.asarray(items), edges_of_batch(matrix, batch), 5
+        jnp.asarray(users[batch]), jnp.asarray(items), edges_of_batch(matrix, batch), 5, block_items
     )
 
     np.testing.assert_array_equal(
@@ -81,6 +83,7 @@ def test_learned_edges_of_all_are_every_users_own_top_k(block, masked):
         3,
         block,
         int(heavy_first[:block].sum()),
+        block_items=9,
     )
 
     assert np.all(edges.mask)
@@ -95,7 +98,7 @@ def test_a_user_with_a_zero_vector_gets_no_edge():
     users, items = vectors()
     users[4] = 0
 
-    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 2, 4, 0)
+    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 2, 4, 0, 100)
 
     np.testing.assert_array_equal(np.unique(edges.users[~edges.mask]), [4])
     assert int(edges.mask.sum()) == 2 * (N_USERS - 1)
@@ -103,7 +106,7 @@ def test_a_user_with_a_zero_vector_gets_no_edge():
 
 def test_no_learned_edges_for_k_zero():
     users, items = vectors()
-    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 0, 4, 0)
+    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 0, 4, 0, 100)
     assert edges.users.shape == edges.items.shape == edges.mask.shape == (0,)
 
 

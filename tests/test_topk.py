@@ -6,7 +6,8 @@ import pytest
 from mmssl_jax.ranking.topk import top_k_unseen
 
 
-def test_lists_are_the_best_unseen_items_in_order():
+@pytest.mark.parametrize("block_items", [4, 9, 100])
+def test_lists_are_the_best_unseen_items_in_order(block_items):
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(7, 5)), rng.normal(size=(23, 5))
     seen = np.unique(rng.integers((7, 23), size=(60, 2)), axis=0)
@@ -18,6 +19,7 @@ def test_lists_are_the_best_unseen_items_in_order():
         jnp.asarray(seen[:, 1]),
         jnp.ones(len(seen), bool),
         6,
+        block_items,
     )
 
     expected = users @ items.T
@@ -27,34 +29,43 @@ def test_lists_are_the_best_unseen_items_in_order():
     np.testing.assert_allclose(scores, np.take_along_axis(expected, order, 1), rtol=1e-5, atol=1e-5)
 
 
-def test_padding_and_repeated_pairs_change_nothing():
+@pytest.mark.parametrize("block_items", [2, 100])
+def test_padding_and_repeated_pairs_change_nothing(block_items):
     users, items = jnp.ones((2, 1)), jnp.asarray([[3.0], [1.0], [2.0]])
     rows, seen = jnp.asarray([0, 0, 0, 1]), jnp.asarray([0, 0, 2, 0])
 
     scores, listed = top_k_unseen(
-        users, items, rows, seen, jnp.asarray([True, True, False, False]), 2
+        users, items, rows, seen, jnp.asarray([True, True, False, False]), 2, block_items
     )
 
     np.testing.assert_array_equal(listed, [[2, 1], [0, 2]])
     np.testing.assert_array_equal(scores, [[2.0, 1.0], [3.0, 2.0]])
 
 
-def test_a_list_that_runs_out_of_unseen_items_ends_with_minus_infinity():
+@pytest.mark.parametrize("block_items", [2, 100])
+def test_a_list_that_runs_out_of_unseen_items_ends_with_minus_infinity(block_items):
     rows, seen = jnp.zeros(2, int), jnp.asarray([0, 1])
 
     scores, listed = top_k_unseen(
-        jnp.ones((1, 1)), jnp.asarray([[3.0], [1.0], [2.0]]), rows, seen, jnp.ones(2, bool), 3
+        jnp.ones((1, 1)),
+        jnp.asarray([[3.0], [1.0], [2.0]]),
+        rows,
+        seen,
+        jnp.ones(2, bool),
+        3,
+        block_items,
     )
 
     assert listed[0, 0] == 2
     np.testing.assert_array_equal(scores, [[2.0, -np.inf, -np.inf]])
 
 
-def test_equal_scores_are_ordered_by_item():
+@pytest.mark.parametrize("block_items", [1, 2, 100])
+def test_equal_scores_are_ordered_by_item(block_items):
     nothing = jnp.zeros(0, int)
 
     _, listed = top_k_unseen(
-        jnp.ones((1, 1)), jnp.ones((5, 1)), nothing, nothing, jnp.zeros(0, bool), 3
+        jnp.ones((1, 1)), jnp.ones((5, 1)), nothing, nothing, jnp.zeros(0, bool), 3, block_items
     )
 
     np.testing.assert_array_equal(listed, [[0, 1, 2]])

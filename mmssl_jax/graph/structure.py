@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmssl_jax.graph.bipartite import BipartiteGraph, Normalization, bipartite_graph
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, batch_edges
+from mmssl_jax.graph.topk import top_k_in_blocks
+from mmssl_jax.precision import Precision
 
 
 class EdgeList(NamedTuple):
@@ -34,13 +36,21 @@ def top_k_items(
     items: Float[Array, "I D"],
     observed: BatchEdges | None,
     k: int,
+    block_items: int,
+    precision: Precision = "float32",
 ) -> Int[Array, "B K"]:
     """Each user's k items of the highest score e_u . v_i; `observed` pairs, if given, score 0."""
-    scores = users @ items.T
-    if observed is not None:
-        column = jnp.where(observed.mask, observed.item, items.shape[0])
-        scores = scores.at[observed.row, column].set(0.0, mode="drop")
-    return jax.lax.top_k(scores, k)[1]
+
+    def zero_observed(scores: Float[Array, "B N"], first: Int[Array, ""]) -> Float[Array, "B N"]:
+        if observed is None:
+            return scores
+        column = observed.item - first
+        # Indices from the end would wrap around; those past it are dropped.
+        inside = observed.mask & (column >= 0)
+        column = jnp.where(inside, column, scores.shape[1])
+        return scores.at[observed.row, column].set(0.0, mode="drop")
+
+    return top_k_in_blocks(users, items, k, block_items, zero_observed, precision)[1]
 
 
 def learned_edges_of_all(
@@ -50,11 +60,14 @@ def learned_edges_of_all(
     k: int,
     block: int,
     most_edges: int,
+    block_items: int,
+    precision: Precision = "float32",
 ) -> EdgeList:
-    """Top-k edges of every user, in blocks of users so that no users x items array exists.
+    """Top-k edges of every user, in blocks of users and items: no users x items array exists.
 
     Args:
       rows: training interactions whose pairs score 0; None scores all pairs alike.
+      block: users, and block_items: items, that are scored at once.
       most_edges: bound of the interactions of `block` users.
     A user with a zero vector has no similarity to anything, and gets no edge.
     """
@@ -65,7 +78,7 @@ def learned_edges_of_all(
 
     def rank_block(block_ids: Int[Array, " N"]) -> Int[Array, "N K"]:
         observed = None if rows is None else batch_edges(rows, block_ids, most_edges)
-        return top_k_items(users[block_ids], items, observed, k)
+        return top_k_items(users[block_ids], items, observed, k, block_items, precision)
 
     top = jax.lax.map(rank_block, ids.reshape(n_blocks, block)).reshape(-1)[: n_users * k]
     known = jnp.any(users != 0, axis=1)

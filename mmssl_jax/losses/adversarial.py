@@ -1,5 +1,6 @@
 """The adversarial game: what the critic scores, and both players' losses (WGAN-GP)."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.critic import Critic
 from mmssl_jax.model.critic_inputs import project_real_rows, project_unit_scores, unit_scores
 from mmssl_jax.model.mmssl import Embeddings
+from mmssl_jax.precision import Precision, matmul
 
 
 class GameDraws(NamedTuple):
@@ -32,6 +34,7 @@ def generated_projections(
     edges: BatchEdges,
     kernel: Float[Array, "I H"],
     mask_observed: bool,
+    precision: Precision = "float32",
 ) -> Float[Array, "MB H"]:
     """Generated rows times the kernel: one row per user and modality, modality by modality."""
     projections = []
@@ -40,7 +43,7 @@ def generated_projections(
             rows = unit_scores(
                 of_users[users], embeddings.feature_item[modality], edges, mask_observed
             )
-            projections.append(project_unit_scores(rows, edges, kernel, mask_observed))
+            projections.append(project_unit_scores(rows, edges, kernel, mask_observed, precision))
         return jnp.concatenate(projections)
 
 
@@ -58,7 +61,7 @@ def real_projections(
     with jax.named_scope("real_rows"):
         scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
         projection = project_real_rows(
-            scores, edges, kernel, noise, first_row, config.game, mask_observed
+            scores, edges, kernel, noise, first_row, config.game, mask_observed, config.precision
         )
     return jnp.tile(projection, (len(embeddings.feature_user), 1))
 
@@ -77,40 +80,48 @@ def score_rows(
 _GRAM_BLOCK = 256
 
 
-def gram(kernel: Float[Array, "I H"]) -> Float[Array, "H H"]:
+def gram(kernel: Float[Array, "I H"], precision: Precision = "float32") -> Float[Array, "H H"]:
     """W^T W, of which only the blocks on and above the diagonal are multiplied."""
     width = kernel.shape[1]
     starts = range(0, width, _GRAM_BLOCK)
-    strips = [kernel[:, first : first + _GRAM_BLOCK].T @ kernel[:, first:] for first in starts]
+    strips = [
+        matmul(kernel[:, first : first + _GRAM_BLOCK].T, kernel[:, first:], precision)
+        for first in starts
+    ]
     upper = jnp.concatenate(
         [jnp.pad(strip, ((0, 0), (width - strip.shape[1], 0))) for strip in strips]
     )
     return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 
-@jax.custom_vjp
-def squared_norms(delta: Float[Array, "B H"], kernel: Float[Array, "I H"]) -> Float[Array, " B"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def squared_norms(
+    delta: Float[Array, "B H"], kernel: Float[Array, "I H"], precision: Precision = "float32"
+) -> Float[Array, " B"]:
     """|delta_b W^T|^2 = delta_b (W^T W) delta_b^T of each row b, without the rows [B, I].
 
     Its gradient reuses delta (W^T W), and takes one product with W: for cotangents g,
     2 g delta (W^T W) and 2 W (delta^T diag(g) delta).
     """
-    return _squared_norms_forward(delta, kernel)[0]
+    return _squared_norms_forward(delta, kernel, precision)[0]
 
 
 def _squared_norms_forward(
-    delta: Float[Array, "B H"], kernel: Float[Array, "I H"]
+    delta: Float[Array, "B H"], kernel: Float[Array, "I H"], precision: Precision
 ) -> tuple[Float[Array, " B"], tuple[Array, Array, Array]]:
-    product = delta @ gram(kernel)
+    product = matmul(delta, gram(kernel, precision), precision)
     return jnp.sum(product * delta, axis=1), (delta, product, kernel)
 
 
 def _squared_norms_backward(
-    residuals: tuple[Array, Array, Array], cotangent: Float[Array, " B"]
+    precision: Precision,
+    residuals: tuple[Array, Array, Array],
+    cotangent: Float[Array, " B"],
 ) -> tuple[Float[Array, "B H"], Float[Array, "I H"]]:
     delta, product, kernel = residuals
     twice = 2 * cotangent[:, None]
-    return twice * product, kernel @ (delta.T @ (twice * delta))
+    weighted = matmul(delta.T, twice * delta, precision)
+    return twice * product, matmul(kernel, weighted, precision)
 
 
 squared_norms.defvjp(_squared_norms_forward, _squared_norms_backward)
@@ -127,7 +138,7 @@ def gradient_penalty(
     kernel = params["first_kernel"]
     with jax.named_scope("gradient_penalty"):
         delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
-        squared = squared_norms(delta, kernel)
+        squared = squared_norms(delta, kernel, critic.precision)
         # A gradient of exactly zero has norm 0 and no direction: the root is guarded, no quotient.
         positive = squared > 0
         norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
@@ -146,7 +157,8 @@ def critic_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """mean score(generated) - mean score(real) + weight * gradient penalty, and its parts."""
     kernel = params["first_kernel"]
-    fake = generated_projections(embeddings, users, edges, kernel, config.structure.mask_observed)
+    mask_observed, precision = config.structure.mask_observed, config.precision
+    fake = generated_projections(embeddings, users, edges, kernel, mask_observed, precision)
     real = real_projections(embeddings, users, edges, kernel, draws.noise, first_row, config)
     alpha = draws.alpha.T.reshape(-1, 1)
     # The first layer is linear, so the projection of an interpolated row is the interpolation.
@@ -176,6 +188,6 @@ def adversarial_loss(
 ) -> Float[Array, ""]:
     """The generator's side: minus the mean score of its rows."""
     projection = generated_projections(
-        embeddings, users, edges, critic_params["first_kernel"], mask_observed
+        embeddings, users, edges, critic_params["first_kernel"], mask_observed, critic.precision
     )
     return -jnp.mean(score_rows(critic, critic_params, projection, dropout))

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from mmssl_jax.config import CriticConfig
 from mmssl_jax.model.dropout import Dropout
 from mmssl_jax.model.norms import standardize_batch
+from mmssl_jax.precision import Precision, dot_general
 
 # U(-1/sqrt(n), 1/sqrt(n)) for n inputs.
 _fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -48,6 +49,7 @@ class Critic(nn.Module):
     n_items: int
     config: CriticConfig
     axis: str | None = None
+    precision: Precision = "float32"
 
     @nn.compact
     def __call__(self, projection: Float[Array, "B H"], deterministic: bool) -> Float[Array, " B"]:
@@ -57,7 +59,13 @@ class Critic(nn.Module):
         hidden = projection + self.param("first_bias", nn.initializers.zeros, (widths[0],))[None, :]
         for index, width in enumerate(widths):
             if index:
-                hidden = nn.Dense(width, kernel_init=_fan_in_uniform, name=f"dense_{index}")(hidden)
+                dense = nn.Dense(
+                    width,
+                    kernel_init=_fan_in_uniform,
+                    dot_general=dot_general(self.precision),
+                    name=f"dense_{index}",
+                )
+                hidden = dense(hidden)
             hidden = jax.nn.leaky_relu(hidden, self.config.slope)
             hidden = Normalize(self.config.norm, self.axis, name=f"norm_{index}")(hidden)
             rate = float(self.config.dropout[index])

@@ -19,6 +19,7 @@ from mmssl_jax.config import GameConfig
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.edge_product import edge_product
 from mmssl_jax.model.norms import inverse_norm
+from mmssl_jax.precision import Precision, matmul
 
 _TINY = 1e-8  # inside both logarithms of the Gumbel noise
 # -log(-log(u + 1e-8) + 1e-8) for u in [0, 1] lies between these.
@@ -54,10 +55,14 @@ def unit_scores(
 
 
 def project_unit_scores(
-    rows: UnitScores, edges: BatchEdges, kernel: Float[Array, "I H"], mask_observed: bool
+    rows: UnitScores,
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    mask_observed: bool,
+    precision: Precision = "float32",
 ) -> Float[Array, "B H"]:
     """x W of the unit score rows x, in O(I D H + B D H + S H)."""
-    projection = rows.users @ (rows.items.T @ kernel)
+    projection = matmul(rows.users, matmul(rows.items.T, kernel, precision), precision)
     if mask_observed:
         projection = projection - edge_product(rows.edge_scores, edges, kernel, projection.shape[0])
     return projection * rows.inverse_norm[:, None]
@@ -147,8 +152,10 @@ def sparse_soft_rows(
     noise: Shaped[Array, "..."],
     first_row: Int[Array, ""],
     config: GameConfig,
+    precision: Precision = "float32",
 ) -> SoftRows:
     """Real rows whose softmax vanishes off the observed items: work on the batch's edges alone."""
+    del precision  # there is no matrix product
     n_rows = scores.users.shape[0]
     observed, noise_scale = logit_scales(config)
     logits = observed + noise_scale * gumbel(uniform_at_edges(noise, edges, first_row))
@@ -176,13 +183,14 @@ def smooth_soft_rows(
     noise: Shaped[Array, "..."],
     first_row: Int[Array, ""],
     config: GameConfig,
+    precision: Precision = "float32",
 ) -> SoftRows:
     """Real rows without their noise, where `noise_is_rounding`: p = (1 + (e^o - 1) A) / total.
 
     With o the logit of an observed item, p is a constant plus a sparse row: O(I H + S H) in place
     of O(B I H). A row without scores, whose noise is not small beside them, loses it too.
     """
-    del noise, first_row
+    del noise, first_row, precision
     n_rows, n_items = scores.users.shape[0], kernel.shape[0]
     rise = math.expm1(logit_scales(config)[0])
     present = edges.mask.astype(kernel.dtype)
@@ -212,6 +220,7 @@ def dense_soft_rows(
     noise: Shaped[Array, "..."],
     first_row: Int[Array, ""],
     config: GameConfig,
+    precision: Precision = "float32",
 ) -> SoftRows:
     """Real rows in full, walking the items in blocks with a running maximum; memory O(B block)."""
     n_rows, n_items = scores.users.shape[0], kernel.shape[0]
@@ -231,10 +240,10 @@ def dense_soft_rows(
         logits = observed * is_edge + noise_scale * gumbel(uniform_block(noise, rows, index, size))
         in_catalogue = index * size + jnp.arange(size) < n_items
         logits = jnp.where(in_catalogue[None, :], logits, -jnp.inf)
-        unit = (scores.users @ block_items.T) * scores.inverse_norm[:, None]
+        unit = matmul(scores.users, block_items.T, precision) * scores.inverse_norm[:, None]
         taken_out = scores.edge_scores * scores.inverse_norm[edges.row]
         unit = unit.at[edges.row, column].add(-taken_out, mode="drop")
-        return _add_soft_block(carry, logits, unit, block_kernel), None
+        return _add_soft_block(carry, logits, unit, block_kernel, precision), None
 
     start = SoftRowSums(
         maximum=jnp.full(n_rows, -jnp.inf),
@@ -261,6 +270,7 @@ def _add_soft_block(
     logits: Float[Array, "B N"],
     unit: Float[Array, "B N"],
     kernel: Float[Array, "N H"],
+    precision: Precision,
 ) -> SoftRowSums:
     maximum = jnp.maximum(carry.maximum, jnp.max(logits, axis=1))
     shrink = jnp.exp(carry.maximum - maximum)
@@ -268,7 +278,7 @@ def _add_soft_block(
     return SoftRowSums(
         maximum=maximum,
         total=carry.total * shrink + jnp.sum(weights, axis=1),
-        projection=carry.projection * shrink[:, None] + weights @ kernel,
+        projection=carry.projection * shrink[:, None] + matmul(weights, kernel, precision),
         dot_unit_scores=carry.dot_unit_scores * shrink + jnp.sum(weights * unit, axis=1),
         squared_norm=carry.squared_norm * shrink**2 + jnp.sum(weights**2, axis=1),
     )
@@ -301,6 +311,7 @@ def project_real_rows(
     first_row: Int[Array, ""],
     config: GameConfig,
     mask_observed: bool,
+    precision: Precision = "float32",
 ) -> Float[Array, "B H"]:
     """x W of the real rows x = rownorm(p + zeta s), s the model's own unit score row; with
     `real_rows` observed, of x = rownorm(a).
@@ -312,12 +323,13 @@ def project_real_rows(
     if config.real_rows == "observed":
         return project_observed_rows(edges, kernel, scores.users.shape[0])
     soft_rows = soft_rows_form(config, kernel.shape[0], kernel.dtype)
-    soft = soft_rows(scores, edges, kernel, noise, first_row, config)
+    soft = soft_rows(scores, edges, kernel, noise, first_row, config, precision)
     zeta = config.score_weight
     # |s| is 1 unless the row is zero, when there is nothing to add.
     has_scores = (scores.inverse_norm > 0).astype(kernel.dtype)
     squared = soft.squared_norm + 2 * zeta * soft.dot_unit_scores + zeta**2 * has_scores
     projection = soft.projection
     if zeta:
-        projection = projection + zeta * project_unit_scores(scores, edges, kernel, mask_observed)
+        scored = project_unit_scores(scores, edges, kernel, mask_observed, precision)
+        projection = projection + zeta * scored
     return projection * inverse_norm(squared)[:, None]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmssl_jax.parallel import AXIS, Transform, replicate, share_out, spread, total_over
+from mmssl_jax.precision import Precision
 from mmssl_jax.ranking.metrics import means, metric_names, metric_sums, relevance_of
 from mmssl_jax.ranking.topk import top_k_unseen
 
@@ -99,11 +100,13 @@ def block_sums(
     blocks: UserBlocks,
     ks: Sequence[int],
     axis: str | None = None,
+    block_items: int = 32768,
+    precision: Precision = "float32",
 ) -> Float[Array, " M"]:
     """Sums over all users of this device's blocks [blocks, ...] and, over `axis`, of all devices.
 
     The M sums are those of `metric_names(ks)`, in its order. At most one block's scores [B, I]
-    exist at a time.
+    exist at a time, of at most `block_items` items.
     """
     length = min(max(ks), item_vectors.shape[0])
 
@@ -115,6 +118,8 @@ def block_sums(
             block.seen_items,
             block.seen_mask,
             length,
+            block_items,
+            precision,
         )
         relevance = relevance_of(
             scores, items, block.held_out_rows, block.held_out_items, block.held_out_mask
@@ -135,6 +140,8 @@ def make_evaluator(
     devices: Sequence[jax.Device],
     transform: Transform,
     block_users: int = 512,
+    block_items: int = 32768,
+    precision: Precision = "float32",
     also_seen: Int[np.ndarray, "V 2"] | None = None,
 ) -> Evaluator:
     """Prepares one split for all-rank evaluation: `evaluator(user_vectors, item_vectors)`.
@@ -147,15 +154,18 @@ def make_evaluator(
     Args:
       train_edges, held_out, also_seen: (user, item) pairs.
       devices, transform: as in `parallel.spread`; the users are shared out over the devices.
-      block_users: most users a device scores at once; a block takes 4 * block_users * I bytes.
+      block_users, block_items: most users, and items, that a device scores at once; their scores
+        take 4 * block_users * block_items bytes.
+      precision: of the scores' operands.
     Raises ValueError for pairs out of range, no held-out pair, or settings below 1; the evaluator
     raises it for vectors whose number is not n_users and n_items.
     """
     ks = tuple(dict.fromkeys(int(k) for k in ks))
     if not ks or min(ks) < 1:
         raise ValueError(f"ks is {ks}, but it needs list lengths of 1 or more, such as (10, 20)")
-    if block_users < 1:
-        raise ValueError(f"block_users is {block_users}, but a block needs 1 user or more")
+    for name, size in (("block_users", block_users), ("block_items", block_items)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}, but a block needs 1 or more")
     given = {"train_edges": train_edges, "held_out": held_out}
     if also_seen is not None:
         given["also_seen"] = also_seen
@@ -170,7 +180,7 @@ def make_evaluator(
     )
 
     def sums_of(users: Array, items: Array, share: UserBlocks) -> Array:
-        return block_sums(users, items, share, ks, AXIS)
+        return block_sums(users, items, share, ks, AXIS, block_items, precision)
 
     compiled = spread(sums_of, devices, transform, (False, False, True))
 

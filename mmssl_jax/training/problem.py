@@ -160,5 +160,7 @@ def split_evaluator(problem: Problem, split: Split) -> Evaluator:
         problem.devices,
         problem.config.parallel.transform,
         block_users=config.block_users,
+        block_items=config.block_items,
+        precision=problem.config.precision,
         also_seen=dataset.validation if masks_validation else None,
     )

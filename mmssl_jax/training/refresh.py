@@ -44,6 +44,8 @@ def rebuild_for_all(
             sizes.k,
             config.structure.block_users,
             sizes.block_edges,
+            config.structure.block_items,
+            config.precision,
         )
         edges = pad_edges(edges, learned_edges_length(config, sizes))
         learned[modality] = learned_graph(edges, sizes.n_users, sizes.n_items, "receiver")
@@ -68,7 +70,14 @@ def collect_or_rebuild(
         learned[modality] = replace_graph(graph, collected, rebuild, config, sizes)
         observed = share.edges if config.structure.mask_observed else None
         of_users, of_items = similarity_vectors(embeddings, modality, config)
-        top = top_k_items(of_users[share.batch.users], of_items, observed, sizes.k)
+        top = top_k_items(
+            of_users[share.batch.users],
+            of_items,
+            observed,
+            sizes.k,
+            config.structure.block_items,
+            config.precision,
+        )
         users, top = gather_over((share.batch.users, top), axis)
         longer = append_edges(
             collected, learned_edges_of_batch(users, top, config.structure.edge_users)

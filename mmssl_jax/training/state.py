@@ -103,7 +103,7 @@ def generator_module(config: Config, sizes: Sizes) -> MMSSL:
 
 def critic_module(config: Config, sizes: Sizes, axis: str | None = None) -> Critic:
     """The critic of these sizes; `axis` is where its batch statistics are combined."""
-    return Critic(sizes.n_items, config.critic, axis)
+    return Critic(sizes.n_items, config.critic, axis, config.precision)
 
 
 def initial_learned_graph(inputs: Inputs, config: Config, sizes: Sizes) -> BipartiteGraph:
