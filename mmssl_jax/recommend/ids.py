@@ -18,7 +18,7 @@ def positions(asked: Sequence | np.ndarray, index: dict[Any, int], what: str) ->
 
     what: "user" or "item", for messages. Raises DatasetError that names the first few unknown ids.
     """
-    if isinstance(asked, str) or np.ndim(asked) == 0:  # type: ignore[arg-type]
+    if isinstance(asked, str) or not isinstance(asked, Sequence | np.ndarray):
         raise DatasetError(f"{what} ids are {asked!r}, expected a list of ids, such as [{asked!r}]")
     plain = [raw.item() if isinstance(raw, np.generic) else raw for raw in asked]
     unknown = [raw for raw in dict.fromkeys(plain) if raw not in index]

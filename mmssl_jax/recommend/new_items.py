@@ -12,7 +12,6 @@ structure learning joins users and items by the cosine of their features (k is s
     v   = mean_l v_l + feature_fusion * sum_m unit(x_m)
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 

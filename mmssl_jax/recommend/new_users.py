@@ -48,9 +48,7 @@ def new_user_vectors(
     learned = {m: _learned(trained, m, f, rows, config, k) for m, f in features.items()}
     layers = [first_layer(trained.generator, learned, model)]
     for layer in range(model.gnn_layers):
-        layers.append(
-            round_activation(layer, model)(gather(for_ids, trained.item_layers[layer]))
-        )
+        layers.append(round_activation(layer, model)(gather(for_ids, trained.item_layers[layer])))
     vectors = sum(layers) / len(layers)
     unit = sum(unit_rows(f) for f in features.values())
     has_items = jax.ops.segment_sum(rows.mask.astype(float), rows.row, n_users) > 0

@@ -100,9 +100,7 @@ class Recommender:
         train = select(self._train, rows) if filter_seen else nothing
         validation = select(self._validation, rows) if filter_validation else nothing
         seen = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
-        return self._rank_items(
-            self.user_vectors[rows], self.item_vectors, seen, k, items, exclude
-        )
+        return self._rank_items(self.user_vectors[rows], self.item_vectors, seen, k, items, exclude)
 
     def similar_items(self, items: Ids, k: int = 20) -> Ranking:
         """The k items of the largest cosine of final embeddings, the item itself left out."""
