@@ -96,7 +96,7 @@ def test_what_cannot_be_asked(run):
     unknown = [f"x{n}" for n in range(7)]
     with pytest.raises(DatasetError, match=r"'x0', 'x1', 'x2', 'x3', 'x4' and 2 more.*'u0'"):
         ask.recommend(["u1", *unknown])
-    with pytest.raises(DatasetError, match="unknown user id 1: .* strs such as"):
+    with pytest.raises(DatasetError, match=r"unknown user id 1: .* strs such as"):
         ask.recommend(np.array([1]))
     with pytest.raises(DatasetError, match="expected a list of ids"):
         ask.recommend("u1")

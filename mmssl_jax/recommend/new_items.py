@@ -12,6 +12,8 @@ structure learning joins users and items by the cosine of their features (k is s
     v   = mean_l v_l + feature_fusion * sum_m unit(x_m)
 """
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -52,6 +54,7 @@ def new_item_vectors(
             degree = trained.user_degree[neighbours[m]]
             weights = edge_weights_into(count, degree, model.id_normalization)
             sums.append(gather(m, weights, trained.user_layers[layer]))
-        layers.append(round_activation(layer, model)(sum(sums) / len(sums)))
+        mean = functools.reduce(jnp.add, sums) / len(sums)
+        layers.append(round_activation(layer, model)(mean))
     unit = sum(unit_rows(x) for x in encoded.values())
     return sum(layers) / len(layers) + model.feature_fusion * unit

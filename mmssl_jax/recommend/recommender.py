@@ -48,7 +48,9 @@ class Recommender:
         self._train = _items_by_user(dataset.train, dataset.n_users)
         self._validation = _items_by_user(dataset.validation, dataset.n_users)
         both = np.diff(self._train.start) + np.diff(self._validation.start)
-        self._least_pairs = most_batch_edges(both, min(block, np.count_nonzero(both)), 1, False)
+        self._least_pairs = most_batch_edges(
+            both, min(block, int(np.count_nonzero(both))), 1, False
+        )
         self._of_new_users = jax.jit(
             in_float32(lambda trained, rows, like: new_user_vectors(trained, rows, like, config, k))
         )
@@ -145,7 +147,8 @@ class Recommender:
         for first in range(0, n, self.block):
             part = {m: x[first : first + self.block] for m, x in raw.items()}
             size = len(next(iter(part.values())))
-            padded = {m: np.pad(x, ((0, self.block - size), (0, 0))) for m, x in part.items()}
+            rows = ((0, self.block - size), (0, 0))
+            padded = {m: jnp.asarray(np.pad(x, rows)) for m, x in part.items()}
             encoded = encode(self.trained.generator, padded, self.problem.config)
             vectors[first : first + size] = self._of_new_items(self.trained, encoded)[:size]
         return vectors

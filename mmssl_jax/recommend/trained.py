@@ -97,15 +97,17 @@ def first_layer(
     embeddings; a node that was not trained has none.
     """
     attention = CrossModalAttention(config.dim, config.heads, config.attention_values)
-    fused, _ = attention.apply(  # type: ignore[misc]
+    fused, _ = attention.apply(
         {"params": generator["attention"]}, jnp.stack(list(by_modality.values()))
     )
     return ids + config.id_fusion * unit_rows(fused)
 
 
 def edge_weights_into(
-    degree: Float[Array, " E"], neighbour_degree: Float[Array, " E"], normalization: Normalization
-) -> Float[Array, " E"]:
+    degree: Float[Array, "*edges"],
+    neighbour_degree: Float[Array, "*edges"],
+    normalization: Normalization,
+) -> Float[Array, "*edges"]:
     """Weights of edges into new nodes of `degree` neighbours, whose own degrees are as trained.
 
     A neighbour without training interactions counts one, the new edge. See
