@@ -76,7 +76,8 @@ def eval_command(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(
         prog="eval.py",
         description="Evaluates a checkpoint of a run; or, with a flag that asks for it, exports "
-        "its recommendations or embeddings, or evaluates its cold items.",
+        "its recommendations or embeddings, or evaluates its cold items. --data.path, --cold-items "
+        "and --export-embeddings are understood too.",
         allow_abbrev=False,
     )
     parser.add_function_arguments(evaluate_run, as_group=False)
