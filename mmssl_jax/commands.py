@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.config import ConfigError, override
@@ -115,7 +116,7 @@ def use_run(
     data_path: str = "",
     devices: int = 0,
     export: str = "",
-    k: int = 20,
+    k: PositiveInt = 20,
     export_embeddings: str = "",
     cold_items: bool = False,
 ) -> None:
