@@ -1,16 +1,22 @@
 """The command lines of `train.py` and `eval.py`: flags -> Config -> one library call."""
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.config import Config, ConfigError, override
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.recommend import Recommender
+from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
+from mmssl_jax.recommend.export import EMBEDDINGS, LISTS, check_suffix, export_lists
+from mmssl_jax.recommend.export import export_embeddings as write_embeddings
 from mmssl_jax.reporting.log import metric_table
 from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.study.run import run_study
@@ -107,17 +113,75 @@ def default_run(files: list, preset: str) -> Path:
 
 
 def eval_command(arguments: list[str] | None = None) -> None:
-    """Parses the flags of `eval.py`, restores a checkpoint and prints its metrics."""
+    """Parses the flags of `eval.py`, restores a checkpoint and prints its metrics or exports."""
     parser = ArgumentParser(
-        prog="eval.py", description="Evaluates a checkpoint of a run.", allow_abbrev=False
+        prog="eval.py",
+        description="Evaluates a checkpoint of a run; or, with a flag that asks for it, exports "
+        "its recommendations or embeddings, or evaluates its cold items. --data.path, --cold-items "
+        "and --export-embeddings are understood too.",
+        allow_abbrev=False,
     )
     parser.add_function_arguments(evaluate_run, as_group=False)
-    parsed = parser.parse_args(arguments)
+    parser.add_function_arguments(use_run, as_group=False, skip={*RESTORING, "cold_items"})
+    parser.add_argument(
+        "--cold_items",
+        action="store_true",
+        help="ranks the items that data.cold_items held out, by their features alone",
+    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = parser.parse_args([EVAL_SPELLINGS.sub(_spelled, text) for text in arguments])
+    options = parsed.as_dict()
+    uses = {name: options.pop(name) for name in ("export", "k", "export_embeddings", "cold_items")}
     try:
-        metrics = evaluate_run(**parsed.as_dict())
+        if uses["export"] or uses["export_embeddings"] or uses["cold_items"]:
+            use_run(**{name: options[name] for name in RESTORING}, **uses)
+        else:
+            print(metric_table({"MMSSL": evaluate_run(**options)}))
     except USER_ERRORS as error:
         leave(error)
-    print(metric_table({"MMSSL": metrics}))
+
+
+# What else the flags of eval.py may be called: train.py's spelling, and dashes.
+EVAL_SPELLINGS = re.compile(r"^--(data\.path|data-path|cold-items|export-embeddings)(?==|$)")
+RESTORING = ("run", "checkpoint", "data_path", "devices")
+
+
+def _spelled(flag: re.Match[str]) -> str:
+    return flag[0].replace("data.path", "data_path").replace("-", "_").replace("__", "--", 1)
+
+
+def use_run(
+    run: str,
+    checkpoint: Literal["best", "last"] = "best",
+    data_path: str = "",
+    devices: int = 0,
+    export: str = "",
+    k: PositiveInt = 20,
+    export_embeddings: str = "",
+    cold_items: bool = False,
+) -> None:
+    """Exports a run's recommendations and embeddings, and evaluates its cold items, as asked.
+
+    Args:
+        export: writes the k best items of every user to this .csv or .parquet file.
+        k: list length of the export.
+        export_embeddings: writes user and item embeddings to this .npz or .parquet file.
+        cold_items: ranks the items that data.cold_items held out, by their features alone.
+    """
+    for file, suffixes in ((export, LISTS), (export_embeddings, EMBEDDINGS)):
+        if file:
+            check_suffix(Path(file), suffixes)
+    recommender = Recommender.from_run(run, checkpoint, data_path, devices)
+    if export:
+        rows = export_lists(recommender, Path(export), k)
+        print(f"{export}: {rows:,} rows, the {k} best items of each user")
+    if export_embeddings:
+        number = write_embeddings(recommender, Path(export_embeddings))
+        print(f"{export_embeddings}: embeddings of {number:,} users and items")
+    if cold_items:
+        among_cold, among_all = evaluate_cold_items(recommender)
+        print(f"cold items among themselves\n{metric_table(among_cold)}")
+        print(f"\ncold items among all items\n{metric_table(among_all)}")
 
 
 def leave(error: Exception) -> NoReturn:

@@ -38,7 +38,10 @@ class DataConfig:
     modalities: tuple[str, ...] = ()
     """Modalities to use; empty means all that are found."""
     seed: NonNegativeInt = 0
-    """Seed of the synthetic dataset."""
+    """Seed of the synthetic dataset, and of the choice of cold items."""
+    cold_items: Fraction = 0.0  # type: ignore[valid-type]
+    """Share of the items whose interactions are all held out, to test new items on:
+    eval.py --cold_items."""
 
 
 @dataclass(frozen=True)

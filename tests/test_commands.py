@@ -115,6 +115,9 @@ def test_a_dataset_that_moved(finished, folder, printed, tmp_path, refused):
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     expected = printed(eval_command, f"--run={finished}")
     assert printed(eval_command, f"--run={run}", f"--data_path={moved}") == expected
+    assert printed(eval_command, f"--run={run}", "--data.path", moved) == expected
+    message = refused(eval_command, f"--run={run}", f"--data-path={moved}", "--cold-items")
+    assert "this run has no cold items: train one with --data.cold_items 0.1" in message
 
 
 def test_a_dataset_that_changed(finished, folder, refused, tmp_path):

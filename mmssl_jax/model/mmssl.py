@@ -1,5 +1,7 @@
 """The recommender (the game's generator): from raw features and graphs to embeddings."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -35,6 +37,30 @@ class Embeddings(NamedTuple):
     modality_weight_item: Float[Array, "M I"]
 
 
+def id_layers(
+    graph: BipartiteGraph,
+    users: Float[Array, "U D"],
+    items: Float[Array, "I D"],
+    config: ModelConfig,
+) -> list[tuple[Float[Array, "U D"], Float[Array, "I D"]]]:
+    """Users and items before the first and after each round of propagation over the graph."""
+    n_users, n_items = users.shape[0], items.shape[0]
+    layers = [(users, items)]
+    for layer in range(config.gnn_layers):
+        activation = round_activation(layer, config)
+        new_users = activation(propagate(graph.to_users, items, n_users))
+        source = new_users if config.propagation_order == "users_first" else users
+        users, items = new_users, activation(propagate(graph.to_items, source, n_items))
+        layers.append((users, items))
+    return layers
+
+
+def round_activation(layer: int, config: ModelConfig) -> Callable[[Array], Array]:
+    """What follows a round: nothing, or a softmax over the channels of the last one."""
+    softened = config.last_layer_softmax and layer == config.gnn_layers - 1
+    return jax.nn.softmax if softened else lambda x: x
+
+
 def propagate_ids(
     graph: BipartiteGraph,
     users: Float[Array, "U D"],
@@ -42,16 +68,11 @@ def propagate_ids(
     config: ModelConfig,
 ) -> tuple[Float[Array, "U D"], Float[Array, "I D"]]:
     """Light GCN: rounds of propagation over the observed graph, then the mean over all layers."""
-    n_users, n_items = users.shape[0], items.shape[0]
-    user_sum, item_sum = users, items
-    for layer in range(config.gnn_layers):
-        softened = config.last_layer_softmax and layer == config.gnn_layers - 1
-        activation = jax.nn.softmax if softened else lambda x: x
-        new_users = activation(propagate(graph.to_users, items, n_users))
-        source = new_users if config.propagation_order == "users_first" else users
-        users, items = new_users, activation(propagate(graph.to_items, source, n_items))
-        user_sum, item_sum = user_sum + users, item_sum + items
-    return user_sum / (config.gnn_layers + 1), item_sum / (config.gnn_layers + 1)
+    of_users, of_items = zip(*id_layers(graph, users, items, config), strict=True)
+    n_layers = config.gnn_layers + 1
+    return functools.reduce(jnp.add, of_users) / n_layers, functools.reduce(
+        jnp.add, of_items
+    ) / n_layers
 
 
 class MMSSL(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mmssl_jax.config import Config, ConfigError, DataConfig
+from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
@@ -27,13 +28,17 @@ Split = Literal["validation", "test"]
 
 
 class Problem(NamedTuple):
-    """Everything about a run that does not change while it runs."""
+    """Everything about a run that does not change while it runs.
+
+    `dataset` is without the interactions of the cold items, which `cold` holds.
+    """
 
     config: Config
     dataset: Dataset
     devices: list[jax.Device]
     sizes: Sizes
     inputs: Inputs
+    cold: ColdItems
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -62,10 +67,11 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
         dataset = load_dataset(config.data)
     else:
         dataset.check()
+    dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
     devices = local_devices(config.parallel.devices)
     sizes = problem_sizes(dataset, config, len(devices))
     inputs = replicate(make_inputs(dataset, config), devices)
-    return Problem(config, dataset, devices, sizes, inputs)
+    return Problem(config, dataset, devices, sizes, inputs, cold)
 
 
 def new_state(problem: Problem) -> TrainState:

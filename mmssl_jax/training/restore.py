@@ -6,7 +6,7 @@ from typing import Literal
 
 from mmssl_jax.checkpoint import open_checkpoints, restore_tree
 from mmssl_jax.config import override
-from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.loop import RunError
 from mmssl_jax.training.problem import (
@@ -24,9 +24,11 @@ def restore_run(
     checkpoint: Literal["best", "last"] = "best",
     data_path: str = "",
     devices: int = 0,
+    dataset: Dataset | None = None,
 ) -> tuple[Problem, TrainState]:
     """Problem and state of a run's checkpoint, on this machine's devices (0 means all).
 
+    dataset: used instead of reading the configured one, for a run that was given one.
     Raises RunError when `run` holds no run, DatasetError when its data has changed.
     """
     if not (run / "config.yaml").is_file():
@@ -36,7 +38,7 @@ def restore_run(
     config = override(config, {"parallel.devices": devices})
     if data_path:
         config = override(config, {"data.path": data_path})
-    problem = load_problem(config)
+    problem = load_problem(config, dataset)
     saved = json.loads((run / "dataset.json").read_text())
     if saved["fingerprint"] != problem.dataset.fingerprint():
         raise DatasetError(

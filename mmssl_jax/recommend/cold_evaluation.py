@@ -1,0 +1,86 @@
+"""How well items rank that were held out of training and are known by their features alone."""
+
+import numpy as np
+
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.ranking.baselines import random_vectors
+from mmssl_jax.ranking.evaluate import Evaluator, make_evaluator
+from mmssl_jax.recommend.recommender import Recommender
+
+Table = dict[str, dict[str, float]]
+
+
+def evaluate_cold_items(recommender: Recommender) -> tuple[Table, Table]:
+    """Metrics {ranking: {metric: value}} over the users with interactions with cold items.
+
+    First table: the cold items among themselves, by the model, by content and at random. Second:
+    all items but the user's training items, the cold ones with the vectors of their features.
+    Raises DatasetError when the run held no items out.
+    """
+    dataset, cold = recommender.dataset, recommender.problem.cold
+    if not len(cold.interactions):
+        raise DatasetError(
+            "this run has no cold items: train one with --data.cold_items 0.1, which holds out all "
+            "interactions of a tenth of the items"
+        )
+    seed = recommender.problem.config.data.seed
+    users = np.asarray(recommender.user_vectors)
+    features = {m: raw[cold.items] for m, raw in dataset.features.items()}
+    vectors = recommender.item_vectors_from_features(features)
+
+    within = cold.interactions.copy()
+    within[:, 1] = np.searchsorted(cold.items, within[:, 1])
+    evaluate = _evaluator(recommender, np.zeros((0, 2), np.int32), within, len(cold.items))
+    among_cold = {
+        "MMSSL": evaluate(users, vectors),
+        "content": evaluate(
+            *content_vectors(dataset.features, dataset.train, cold.items, len(users))
+        ),
+        "random": evaluate(*random_vectors(seed, len(users), len(vectors))),
+    }
+    items = np.array(recommender.item_vectors)
+    items[cold.items] = vectors
+    evaluate = _evaluator(recommender, dataset.train, cold.interactions, dataset.n_items)
+    among_all = {
+        "MMSSL": evaluate(users, items),
+        "random": evaluate(*random_vectors(seed, len(users), len(items))),
+    }
+    return among_cold, among_all
+
+
+def content_vectors(
+    features: dict[str, np.ndarray], train: np.ndarray, items: np.ndarray, n_users: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors [U, F], [C, F] whose inner product is the sum over the modalities of the cosine of
+    the mean raw feature of a user's training items and an item's own.
+
+    A user without training items gets zeros.
+    """
+    of_users, of_items = [], []
+    for raw in features.values():
+        total = np.zeros((n_users, raw.shape[1]), np.float32)
+        np.add.at(total, train[:, 0], raw[train[:, 1]])
+        of_users.append(_unit(total))  # the length does not matter: the sum serves as the mean
+        of_items.append(_unit(raw[items]))
+    return np.concatenate(of_users, axis=1), np.concatenate(of_items, axis=1)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def _evaluator(
+    recommender: Recommender, seen: np.ndarray, held_out: np.ndarray, n_items: int
+) -> Evaluator:
+    problem = recommender.problem
+    return make_evaluator(
+        seen,
+        held_out,
+        problem.dataset.n_users,
+        n_items,
+        problem.config.eval.ks,
+        problem.devices,
+        problem.config.parallel.transform,
+        block_users=problem.config.eval.block_users,
+    )

@@ -1,0 +1,158 @@
+"""Files and tables of `eval.py`, and docs/recommend.md as it stands."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmssl_jax.commands import eval_command, train_command
+from mmssl_jax.recommend import Recommender
+from tests.tiny import CHANGES, flags
+
+ROOT = Path(__file__).resolve().parents[1]
+DOC = (ROOT / "docs" / "recommend.md").read_text()
+SMALL = {
+    **{key: value for key, value in CHANGES.items() if key not in ("data.format", "eval.ks")},
+    "train.epochs": 1,
+    "game.weight": 0.0,
+    "sampling.batch_size": 1024,
+    "structure.block_users": 512,
+    "eval.block_users": 512,
+}
+
+
+def blocks_of(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOC, re.DOTALL)
+
+
+def lines_for(script: str) -> list[list[str]]:
+    lines = "".join(blocks_of("bash")).splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith(f"python {script}")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the docs' run, trained by its command at a small size."""
+    place = tmp_path_factory.mktemp("docs")
+    (place / "configs").symlink_to(ROOT / "configs")
+    (training,) = lines_for("train.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        train_command([*training, *flags(SMALL)])
+    return place
+
+
+@pytest.fixture
+def there(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def recommender(place):
+    return Recommender.from_run(place / "runs" / "demo", devices=1)
+
+
+@pytest.fixture
+def refused(capsys):
+    def call(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            eval_command(list(arguments))
+        assert leaving.value.code == 2
+        return capsys.readouterr().err
+
+    return call
+
+
+def test_the_docs_run(there, capsys):
+    names: dict = {}
+    for block in blocks_of("python"):
+        exec(block, names)
+    assert names["ids"].shape == (2, 10)
+    assert names["vectors"].shape == (2, 8)
+    assert names["user_ids"].shape == names["item_ids"].shape == (2, 10)
+    for arguments in lines_for("eval.py"):
+        eval_command(arguments)
+    out = capsys.readouterr().out
+    assert "top.csv: 24,000 rows, the 20 best items of each user" in out
+    assert "embeddings.npz: embeddings of 2,000 users and items" in out
+    for heading in ("cold items among themselves", "cold items among all items"):
+        table = out.split(heading)[1]
+        assert re.search(r"^MMSSL +20 +0\.\d{5}", table, re.MULTILINE)
+        assert re.search(r"^random +20 +0\.\d{5}", table, re.MULTILINE)
+    assert re.search(r"^content +20 +0\.\d{5}", out, re.MULTILINE)
+
+
+def test_the_csv_holds_the_lists(there, recommender):
+    eval_command(["--run=runs/demo", "--export=lists.csv", "--k=3", "--devices=1"])
+    with open("lists.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ids, scores = recommender.recommend(recommender.dataset.user_ids, 3)
+    assert [int(row["user"]) for row in rows] == np.repeat(np.arange(len(ids)), 3).tolist()
+    assert [int(row["rank"]) for row in rows] == [1, 2, 3] * len(ids)
+    assert [int(row["item"]) for row in rows] == ids.reshape(-1).tolist()
+    np.testing.assert_allclose([float(row["score"]) for row in rows], scores.reshape(-1), rtol=1e-5)
+
+
+def test_the_npz_holds_the_embeddings(there, recommender):
+    eval_command(["--run=runs/demo", "--export-embeddings=vectors.npz", "--devices=1"])
+    with np.load("vectors.npz") as file:
+        np.testing.assert_array_equal(file["user_ids"], recommender.dataset.user_ids)
+        np.testing.assert_array_equal(file["item_ids"], recommender.dataset.item_ids)
+        np.testing.assert_allclose(file["users"], recommender.user_vectors, rtol=1e-6)
+        np.testing.assert_allclose(file["items"], recommender.item_vectors, rtol=1e-6)
+
+
+def test_what_cannot_be_exported(there, refused):
+    run = "--run=runs/demo"
+    assert "ends in '.txt'" in refused(run, "--export=top.txt")
+    assert "there is no folder" in refused(run, "--export=nowhere/top.csv")
+    assert "ends in '.csv'" in refused(run, "--export_embeddings=vectors.csv")
+    assert "k" in refused(run, "--export=top.csv", "--k=0")
+
+
+@pytest.mark.extras
+def test_parquet(there, recommender):
+    polars = pytest.importorskip("polars", reason="Parquet files need polars")
+    eval_command(
+        [
+            *("--run=runs/demo", "--devices=1", "--k=3"),
+            *("--export=lists.parquet", "--export_embeddings=vectors.parquet"),
+        ]
+    )
+    table = polars.read_parquet("lists.parquet")
+    ids, scores = recommender.recommend(recommender.dataset.user_ids, 3)
+    assert table.columns == ["user", "rank", "item", "score"]
+    assert table["item"].to_list() == ids.reshape(-1).tolist()
+    np.testing.assert_allclose(table["score"].to_numpy(), scores.reshape(-1), rtol=1e-5)
+    vectors = polars.read_parquet("vectors.parquet")
+    assert vectors["kind"].to_list() == ["user"] * 1200 + ["item"] * 800
+    items = vectors.filter(polars.col("kind") == "item")
+    assert items["id"].to_list() == [str(raw) for raw in recommender.dataset.item_ids]
+    np.testing.assert_allclose(
+        np.stack(items["vector"].to_list()), recommender.item_vectors, rtol=1e-6
+    )
+
+
+@pytest.mark.extras
+def test_the_approximate_index(there, recommender, capsys, monkeypatch):
+    pytest.importorskip("usearch", reason="examples/ann.py needs usearch")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from examples import ann
+    from mmssl_jax.recommend.export import export_embeddings
+
+    export_embeddings(recommender, Path("embeddings.npz"))
+    users, items = np.asarray(recommender.user_vectors), np.asarray(recommender.item_vectors)
+    exact = ann.search_exactly(items, users, 20)
+    best = np.argsort(-(users @ items.T), axis=1)[:, :20]
+    assert ann.recall(exact, best) > 0.999  # but for equal scores
+    assert ann.recall(np.full_like(best, -1), best) == 0
+    found = ann.search(ann.build_index(items, 512), users, 20)
+    assert ann.recall(found, best) > 0.9
+    (arguments,) = lines_for("examples/ann.py")
+    ann.main(arguments)
+    shown = re.search(r"recall@20 against exact search: (\d\.\d{4})", capsys.readouterr().out)
+    assert float(shown[1]) > 0.9

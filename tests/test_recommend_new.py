@@ -1,0 +1,128 @@
+"""Vectors of new users and items against the model itself and against NumPy by loops."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmssl_jax.recommend.new_items import new_item_vectors
+from mmssl_jax.recommend.new_users import new_user_vectors
+from mmssl_jax.recommend.rank import pad_pairs
+from mmssl_jax.recommend.trained import trained_model
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.refresh import rebuild_for_all
+from mmssl_jax.training.step import forward
+from tests.tiny import tiny_config, tiny_dataset
+
+OTHER = {
+    "model.feature_normalization": "symmetric",
+    "model.id_normalization": "symmetric",
+    "model.propagation_order": "simultaneous",
+    "model.last_layer_softmax": True,
+    "model.attention_values": "queries",
+    "structure.similarity": "dot",
+    "structure.mask_observed": True,
+}
+SETTINGS = {"paper": {}, "other": OTHER, "mean": {"model.feature_normalization": "mean"}}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def made(request):
+    """A problem, and its model with the learned graphs of its own parameters."""
+    config = tiny_config(changes={**SETTINGS[request.param], "game.weight": 0.0})
+    problem = load_problem(config, tiny_dataset())
+    state = new_state(problem)
+    first = forward(state.generator, state.learned, problem.inputs, config, problem.sizes, None)
+    state = rebuild_for_all(state, first, problem.inputs, config, problem.sizes)
+    return problem, trained_model(problem, state)
+
+
+def test_a_training_user_by_their_items_lacks_their_own_embedding_alone(made):
+    """Everything but the user's own ID embedding is the model's own vector, exactly."""
+    problem, trained = made
+    train = problem.dataset.train
+    users = np.unique(train[:, 0])
+    lists = [train[train[:, 0] == user, 1] for user in users]
+    size = len(users) + 3
+    rows = pad_pairs(lists, size, least=8)
+    vectors = new_user_vectors(trained, rows, jnp.zeros(size), problem.config, problem.sizes.k)
+    own = trained.generator["user_embedding"][users] / (problem.config.model.gnn_layers + 1)
+    expected = trained.embeddings.user[users] - own
+    np.testing.assert_allclose(vectors[: len(users)], expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(own).max() > 0.05  # so that leaving it in would be seen
+    assert not np.asarray(vectors[len(users) :]).any()
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def attention(params, stack, config):
+    """[M, D] of one node -> [D], head by head."""
+    n_modalities, width = len(stack), config.dim // config.heads
+    heads = []
+    for h in range(config.heads):
+        part = slice(h * width, (h + 1) * width)
+        if config.attention_values == "queries":
+            weights = np.full(n_modalities, 1 / n_modalities)
+        else:
+            logits = (stack @ params["query"])[:, part] @ (stack @ params["key"])[:, part].T
+            weights = np.exp(logits / np.sqrt(width))
+            weights = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0)
+        heads.append(weights @ stack)
+    return np.concatenate(heads) @ params["output"]
+
+
+def test_new_items_by_loops(made):
+    problem, trained = made
+    model, k = problem.config.model, problem.config.structure.k
+    rng = np.random.default_rng(0)
+    raw = {m: rng.normal(size=(4, x.shape[1])) for m, x in problem.dataset.features.items()}
+    params = {
+        m: {name: np.asarray(leaf) for name, leaf in trained.generator["encoder"][m].items()}
+        for m in raw
+    }
+    encoded = {m: x @ params[m]["kernel"] + params[m]["bias"] for m, x in raw.items()}
+    degree = np.bincount(problem.dataset.train[:, 0], minlength=problem.dataset.n_users)
+    trained_users = np.flatnonzero(degree)
+    attend = {name: np.asarray(leaf) for name, leaf in trained.generator["attention"].items()}
+    ids = np.asarray(trained.generator["user_embedding"])
+    expected = []
+    for item in range(4):
+        learned, rounds = [], np.zeros((model.gnn_layers, model.dim))
+        for m, x in encoded.items():
+            features = np.asarray(trained.embeddings.feature_user[m])[trained_users]
+            order = np.argsort(-unit(features) @ unit(x[item]), kind="stable")[:k]
+            near = trained_users[order]
+            learned.append(ids[near].sum(axis=0) / np.sqrt(k))
+            for layer in range(model.gnn_layers):
+                for user in near:
+                    symmetric = model.id_normalization == "symmetric"
+                    weight = (k * (degree[user] if symmetric else 1)) ** -0.5
+                    rounds[layer] += weight * np.asarray(trained.user_layers[layer][user])
+        rounds /= len(encoded)
+        if model.last_layer_softmax:
+            rounds[-1] = np.exp(rounds[-1]) / np.exp(rounds[-1]).sum()
+        first = model.id_fusion * unit(attention(attend, np.stack(learned), model))
+        mean = (first + rounds.sum(axis=0)) / (model.gnn_layers + 1)
+        features = sum(unit(x[item]) for x in encoded.values())
+        expected.append(mean + model.feature_fusion * features)
+    jax_encoded = {m: jnp.asarray(x, jnp.float32) for m, x in encoded.items()}
+    actual = new_item_vectors(trained, jax_encoded, problem.config)
+    np.testing.assert_allclose(actual, np.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gathered_layers_are_those_of_the_model(made):
+    """Users gather what items were; with users_first, items gather what users have become."""
+    problem, trained = made
+    model, train = problem.config.model, problem.dataset.train
+    degree_u = np.bincount(train[:, 0], minlength=problem.dataset.n_users)
+    degree_i = np.bincount(train[:, 1], minlength=problem.dataset.n_items)
+    by_items = np.asarray(trained.item_layers[0])
+    user = int(train[0, 0])
+    own = train[train[:, 0] == user, 1]
+    weights = degree_u[user] ** -0.5 * np.ones(len(own))
+    if model.id_normalization == "symmetric":
+        weights = weights * degree_i[own] ** -0.5
+    after_one_round = weights @ by_items[own]
+    place = 0 if model.propagation_order == "users_first" else 1
+    np.testing.assert_allclose(trained.user_layers[place][user], after_one_round, rtol=1e-4)
