@@ -23,7 +23,7 @@ class ObservedGraphs(NamedTuple):
 
     features: BipartiteGraph
     ids: BipartiteGraph
-    partial: dict[str, PartialModality] = {}
+    partial: dict[str, PartialModality] = {}  # noqa: RUF012 (a pytree, which nobody changes)
 
 
 class Embeddings(NamedTuple):
