@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def _read(file: str, id_column: str) -> tuple[list[str], np.ndarray]:
             if suffix == ".npy":
                 return _read_ids(ids_file), loaded
             return _strings(loaded["ids"], path), loaded["features"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DatasetError(
             f"{path}: cannot be read ({error}); expected "
             + ("an array" if suffix == ".npy" else "arrays `ids` and `features`")

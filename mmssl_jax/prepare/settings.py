@@ -29,9 +29,9 @@ class SplitSettings:
     """random: shares of each user's interactions; leave_one_out: the last one for test and the one
     before for validation; time_per_user: the last shares of each user's; global_time: the last
     shares of all. Without time_column, leave_one_out takes random ones."""
-    validation: Fraction = 0.1  # type: ignore[valid-type]
+    validation: Fraction = 0.1
     """Share of validation; leave_one_out has none."""
-    test: Fraction = 0.1  # type: ignore[valid-type]
+    test: Fraction = 0.1
     """Share of test; leave_one_out has none."""
     seed: NonNegativeInt = 0
     """Seed of everything random: choices, the order of equal times, the rounding of shares."""
