@@ -145,7 +145,7 @@ def collect(
     """
     present = np.array([key is not None and key in rows for key in keys], bool)
     if not present.any():
-        counts = ", ".join(f"{reason} {len(found)}" for reason, found in reasons.items())
+        counts = ", ".join(f"{r.replace('_', ' ')} {len(found)}" for r, found in reasons.items())
         raise DatasetError(
             f"{source}: none of the {len(item_ids)} items has this content ({counts}); are the raw "
             f"ids those of the interactions, like {item_ids[0]!r}?"

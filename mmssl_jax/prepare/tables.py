@@ -175,9 +175,10 @@ def _times(column: "pl.Series", file: str) -> "pl.Series":
     wrong = times.is_null() | ~times.cast(pl.Float64).is_finite()
     if wrong.any():
         row = wrong.fill_null(True).arg_true()[0]
+        found = "empty" if column[row] is None else repr(column[row])
         raise DatasetError(
-            f"{file}: column {column.name!r} is {column[row]!r} in data row {row + 1}; expected a "
-            "number or a date, of one kind in the whole column, in every row"
+            f"{file}: column {column.name!r} is {found} in data row {row + 1}; expected a number "
+            "or a date, of one kind in the whole column, in every row"
         )
     return times
 
