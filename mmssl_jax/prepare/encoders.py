@@ -42,10 +42,10 @@ def timm(paths: Sequence[str], model: str, batch_size: int) -> np.ndarray:
 
     model: NAME, which timm downloads, or NAME,FILE with local weights of that model.
     """
+    network, preprocess = _load_timm(model)
     import torch
     from PIL import Image
 
-    network, preprocess = _load_timm(model)
     device = next(network.parameters()).device
     rows = []
     for start in range(0, len(paths), batch_size):
@@ -67,7 +67,7 @@ def _load_timm(model: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise DatasetError(_install("timm", error)) from error
     name, _, weights = model.partition(",")
-    local = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+    local: dict[str, Any] = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0, **local)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
