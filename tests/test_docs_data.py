@@ -28,7 +28,7 @@ def test_the_page_names_every_option_with_its_default():
         )
         for flag in re.findall(r"--([\w.]+)", cells[0])
     }
-    options = set(parser.parse_args(["--interactions=a", "--out=b"]).keys())  # noqa: SIM118
+    options = set(parser.parse_args(["--interactions=a", "--out=b"]).keys())
     assert set(documented) == options | {"config"}
     for flag in ("split.method", "text.encoder", "image.encoder", "text.batch_size", "split.seed"):
         assert documented[flag] == [str(defaults[flag])]

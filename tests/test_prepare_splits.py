@@ -165,7 +165,8 @@ def test_another_model_has_another_cache(tmp_path):
         ({"text": TextSettings("title")}, "text.model is empty"),
         ({"text": TextSettings("title", encoder="m:f")}, "need items: the table"),
         ({"image": ImageSettings("images")}, "image.model is empty"),
-        ({"features": "a=x.npz", "min_rating": 4.0}, "min_rating needs rating_column"),
+        ({"features": "a=x.npz", "min_rating": 4.0}, "rating_column and min_rating go together"),
+        ({"features": "a=x.npz", "rating_column": "r"}, "rating_column and min_rating go together"),
         (
             {"features": "a=x.npz", "split": SplitSettings(validation=0.5, test=0.5)},
             "their sum must be below 1",

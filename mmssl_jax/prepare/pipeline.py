@@ -8,6 +8,7 @@ import numpy as np
 from mmssl_jax.data.dataset import SPLITS, Dataset, DatasetError, unique_edges
 from mmssl_jax.prepare.content import Content, image_content, text_content
 from mmssl_jax.prepare.core import core_of
+from mmssl_jax.prepare.encoders import find_encoder
 from mmssl_jax.prepare.features import feature_content
 from mmssl_jax.prepare.settings import (
     Settings,
@@ -27,6 +28,10 @@ def prepare(settings: Settings) -> dict[str, Any]:
     Raises ConfigError or DatasetError, each with what to do about it.
     """
     check_settings(settings)
+    if text_columns(settings.text):
+        find_encoder("text", settings.text.encoder)  # before any work
+    if has_images(settings.image):
+        find_encoder("image", settings.image.encoder)
     out = Path(settings.out)
     refuse_filled(out)
     log = read_log(settings)

@@ -85,7 +85,7 @@ class Settings:
     item_column: str = "item_id"
     """Column of raw item ids, of any type."""
     rating_column: str = ""
-    """Column of ratings; without it every row counts."""
+    """Column of ratings, with min_rating; without them every row counts."""
     min_rating: float | None = None
     """Rows with a lower rating, or without one, are left out; needs rating_column."""
     time_column: str = ""
@@ -140,8 +140,10 @@ def check_settings(settings: Settings) -> None:
             f"split.validation {settings.split.validation} and split.test {settings.split.test} "
             "leave nothing for training: their sum must be below 1"
         )
-    if settings.min_rating is not None and not settings.rating_column:
-        raise ConfigError("min_rating needs rating_column: the column it is a threshold of")
+    if (settings.min_rating is None) == bool(settings.rating_column):
+        raise ConfigError(
+            "rating_column and min_rating go together: the column, and the least rating that counts"
+        )
     if settings.split.method in ("time_per_user", "global_time") and not settings.time_column:
         raise ConfigError(f"split.method {settings.split.method} needs time_column")
     _check_modalities(settings)
