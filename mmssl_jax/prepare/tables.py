@@ -65,7 +65,8 @@ def read_table(file: str, columns: list[str] | None = None) -> "pl.DataFrame":
             )
         return (table if columns is None else table.select(columns)).collect()
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: cannot be read as a {suffix[1:]} table ({error})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{file}: cannot be read as a {suffix[1:]} table ({reason})") from error
 
 
 def id_strings(column: "pl.Series", file: str) -> "pl.Series":
