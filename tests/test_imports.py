@@ -48,6 +48,8 @@ def test_imports_go_one_way(path):
         allowed = {*ORDER[: ORDER.index(part) + 1], *LEAVES}
     elif part in LEAVES:
         allowed = set(LEAVES)
+    elif part == "prepare":
+        allowed = {"data", "prepare", *LEAVES}
     elif part == "commands":
         allowed = {*ORDER, *LEAVES}
     elif path.name == "__main__.py":
@@ -70,15 +72,15 @@ def test_parallel_and_checkpoint_know_no_model():
 
 def test_the_parser_is_known_to_the_command_line_and_settings_alone():
     users = {module_part(path) for path in FILES if any("jsonargparse" in n for n in imports(path))}
-    assert users == {"config", "run_config", "commands"}
+    assert users == {"config", "run_config", "commands", "prepare"}
 
 
-@pytest.mark.parametrize("module", ["mmssl_jax", "mmssl_jax.data", "mmssl_jax.data.readers"])
-def test_data_needs_neither_jax_nor_scipy(module):
-    script = (
-        f"import sys, {module}; "
-        "print([m for m in ('jax', 'jaxlib', 'flax', 'scipy', 'torch') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    "module", ["mmssl_jax", "mmssl_jax.data", "mmssl_jax.data.readers", "mmssl_jax.prepare.command"]
+)
+def test_data_and_prepare_need_neither_jax_nor_scipy(module):
+    heavy = ["jax", "jaxlib", "flax", "scipy", "torch", "polars", "PIL"]
+    script = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -46,6 +46,8 @@ class Dataset:
     user_ids [U], item_ids [I]: raw ids (int or str). train, validation, test: int32 [E, 2], rows
     (user, item), sorted, unique. features: {modality: float32 [I, F]}, keys sorted.
     files: for messages only, which file a split or a modality came from.
+    presence: {modality: bool [I], whether the item has it}, for the modalities that some items
+    lack; the features of such items are finite and never read.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Dataset:
     test: np.ndarray
     features: dict[str, np.ndarray]
     files: Mapping[str, str] = field(default_factory=dict)
+    presence: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:
@@ -84,6 +87,8 @@ class Dataset:
         Users and items without training interactions are legal, and so is an empty held-out split.
         """
         _check_features(self.features, self.files, self.n_items)
+        for modality, present in self.presence.items():
+            _check_presence(modality, present, self.modalities, self.n_items)
         for split, edges in self.splits.items():
             _check_edges(self.files.get(split, split), edges, self.n_users, self.n_items)
         if not len(self.train):
@@ -96,7 +101,7 @@ class Dataset:
         self._check_negatives_exist()
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of all ids, splits and features: equal content, equal fingerprint.
+        """Hex SHA-256 of ids, splits, features and presence: equal content, equal fingerprint.
 
         The name and the folder do not count, so a moved copy still matches its checkpoints.
         """
@@ -114,12 +119,23 @@ class Dataset:
             ("items", f"{self.n_items:,}"),
             *((f"{split} interactions", f"{len(e):,}") for split, e in self.splits.items()),
             ("density, all splits", f"{self._density():.4%}"),
-            *((f"modality {m}", f"width {x.shape[1]:,}") for m, x in self.features.items()),
+            *((f"modality {m}", self._modality_line(m)) for m in self.modalities),
             ("users without training interactions", f"{self._untrained(0, self.n_users):,}"),
             ("items without training interactions", f"{self._untrained(1, self.n_items):,}"),
         ]
         width = max(len(label) for label, _ in rows)
         return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+    def missing_rate(self, modality: str) -> float:
+        """Share of the items that lack the modality."""
+        present = self.presence.get(modality)
+        return 0.0 if present is None else 1.0 - float(present.mean())
+
+    def _modality_line(self, modality: str) -> str:
+        width = f"width {self.features[modality].shape[1]:,}"
+        if modality not in self.presence:
+            return width
+        return f"{width}, {self.missing_rate(modality):.2%} of the items lack it"
 
     def _density(self) -> float:
         pairs = sum(len(edges) for edges in self.splits.values())
@@ -200,6 +216,8 @@ def _content(data: Dataset) -> Iterator[tuple[str, bytes]]:
     for modality, rows in data.features.items():
         label = f"feature {modality} {rows.shape}"
         yield label, np.ascontiguousarray(rows, dtype="<f4").tobytes()
+    for modality in sorted(data.presence):
+        yield f"presence {modality}", np.ascontiguousarray(data.presence[modality]).tobytes()
 
 
 def _pair_keys(edges: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:
@@ -240,6 +258,26 @@ def _check_feature_rows(file: str, rows: np.ndarray) -> None:
             f"{file}: {finite.size - int(finite.sum())} values are NaN or infinite as float32, the "
             f"first in row {int(np.flatnonzero(~finite.all(axis=1))[0])}; expected finite numbers; "
             f"replace them, for example by the column mean"
+        )
+
+
+def _check_presence(
+    modality: str, present: np.ndarray, modalities: Sequence[str], n_items: int
+) -> None:
+    if modality not in modalities:
+        raise DatasetError(
+            f"presence of modality {modality!r}, which has no features; expected one of "
+            f"{', '.join(modalities)}"
+        )
+    if present.dtype != bool or present.shape != (n_items,):
+        raise DatasetError(
+            f"presence of modality {modality!r}: {present.dtype} array of shape {present.shape}, "
+            f"expected bool [{n_items}], True where the item has the modality"
+        )
+    if not present.any():
+        raise DatasetError(
+            f"presence of modality {modality!r}: no item has it, expected at least one; "
+            f"leave the modality out"
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmssl_jax.data import diffmm, hkuds, mmrec
+from mmssl_jax.data.annexes import read_ids, read_masks
 from mmssl_jax.data.dataset import Dataset, DatasetError, Interactions, read_bytes
 
 READERS = {
@@ -26,6 +27,7 @@ def read_dataset(
     """Read a folder in one of the public layouts into a checked Dataset.
 
     layout: one of LAYOUTS. modalities: names to read, None for every <modality>_feat.npy.
+    Optional files: user_ids.json, item_ids.json, <modality>_mask.npy.
     Raises DatasetError on anything missing, malformed or unusable; warns of merged duplicates.
     """
     folder = Path(path)
@@ -42,7 +44,7 @@ def read_features(
     folder: Path, modalities: Sequence[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """{modality: float32 [I, F]} from <modality>_feat.npy, sorted by name; values unchecked."""
-    found = sorted(p.name.removesuffix(SUFFIX) for p in folder.glob("?*" + SUFFIX))
+    found = _found_modalities(folder)
     if not found:
         raise DatasetError(
             f"{folder}: no modality: expected at least one <modality>{SUFFIX}, "
@@ -58,6 +60,10 @@ def read_features(
             f"expected some of {', '.join(found)}"
         )
     return {name: _read_rows(folder / f"{name}{SUFFIX}") for name in wanted}
+
+
+def _found_modalities(folder: Path) -> list[str]:
+    return sorted(p.name.removesuffix(SUFFIX) for p in folder.glob("?*" + SUFFIX))
 
 
 def _read_rows(path: Path) -> NDArray[np.float32]:
@@ -114,16 +120,18 @@ def _assemble(
             f"{files[first]}: {n_items} rows, but {interactions.files['train']} has "
             f"{interactions.n_items} columns; expected one feature row per item"
         )
+    presence = read_masks(folder, features, SUFFIX, _found_modalities(folder))
     return Dataset(
         name=folder.resolve().name,
         source=str(folder),
-        user_ids=np.arange(interactions.n_users),
-        item_ids=np.arange(n_items),
+        user_ids=read_ids(folder / "user_ids.json", interactions.n_users),
+        item_ids=read_ids(folder / "item_ids.json", n_items),
         train=interactions.splits["train"],
         validation=interactions.splits["validation"],
         test=interactions.splits["test"],
         features=features,
         files=files,
+        presence=presence,
     )
 
 

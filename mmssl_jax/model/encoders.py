@@ -1,41 +1,91 @@
-"""Modality encoders: linear projection, dropout, propagation over the observed graph."""
+"""Modality encoders: linear projection, dropout, propagation over the observed graph.
+
+An item that lacks a modality has a zero feature of it before propagation, without the bias, and
+does not count among its users' items of that modality. After propagation it has what its users'
+other items say, like every item.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import jraph
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from mmssl_jax.graph.bipartite import BipartiteGraph
+from mmssl_jax.graph.bipartite import BipartiteGraph, Normalization, bipartite_graph
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.model.dropout import Dropout
 
 
+class PartialModality(NamedTuple):
+    """A modality that some items lack: who has it, and the weights of those that have it.
+
+    `to_users` holds all training interactions; the degrees count those with items that have the
+    modality alone, and the others weigh 0.
+    """
+
+    present: Bool[Array, " I"]
+    to_users: jraph.GraphsTuple
+
+
+ALL_PRESENT: Mapping[str, PartialModality] = MappingProxyType({})
+
+
+def partial_modality(
+    edges: np.ndarray, n_users: int, present: np.ndarray, normalization: Normalization
+) -> PartialModality:
+    """From the training interactions int `[E, 2]` (user, item) and bool `[I]`."""
+    users, items = jnp.asarray(edges[:, 0], jnp.int32), jnp.asarray(edges[:, 1], jnp.int32)
+    has_it = jnp.asarray(present)
+    graph = bipartite_graph(users, items, has_it[items], n_users, len(present), normalization)
+    return PartialModality(has_it, graph.to_users)
+
+
 class FeatureEncoder(nn.Module):
-    """x_m = dropout(raw_m W_m + b_m) for each modality m of a dict."""
+    """x_m = dropout(raw_m W_m + b_m) for each modality m of a dict, 0 for items that lack it."""
 
     dim: int
     dropout: float
 
     @nn.compact
     def __call__(
-        self, features: dict[str, Float[Array, "I _F"]], deterministic: bool
+        self,
+        features: dict[str, Float[Array, "I _F"]],
+        deterministic: bool,
+        partial: Mapping[str, PartialModality] = ALL_PRESENT,
     ) -> dict[str, Float[Array, "I D"]]:
         encoded = {}
         for modality, raw in features.items():
             dense = nn.Dense(self.dim, kernel_init=nn.initializers.xavier_uniform(), name=modality)
-            encoded[modality] = Dropout(self.dropout)(dense(raw), deterministic=deterministic)
+            x = Dropout(self.dropout)(dense(raw), deterministic=deterministic)
+            if modality in partial:
+                x = jnp.where(partial[modality].present[:, None], x, 0.0)
+            encoded[modality] = x
         return encoded
 
 
 def propagate_features(
-    graph: BipartiteGraph, encoded: dict[str, Float[Array, "I D"]], n_users: int
+    graph: BipartiteGraph,
+    encoded: dict[str, Float[Array, "I D"]],
+    n_users: int,
+    partial: Mapping[str, PartialModality] = ALL_PRESENT,
 ) -> tuple[dict[str, Float[Array, "U D"]], dict[str, Float[Array, "I D"]]]:
-    """f_u = sum_i w_ui x_i, then f_i = sum_u w_iu f_u; all modalities in one pass each way.
+    """f_u = sum_i w_ui x_i, then f_i = sum_u w_iu f_u; modalities side by side in one pass.
 
+    The w_ui of a modality in `partial` are its own; then each has a pass of its own to the users.
     Returns the users' and the items' features per modality.
     """
     modalities = tuple(encoded)
     side_by_side = jnp.concatenate([encoded[modality] for modality in modalities], axis=1)
-    of_users = propagate(graph.to_users, side_by_side, n_users)
+    if partial:
+        to_users = [partial[m].to_users if m in partial else graph.to_users for m in modalities]
+        passes = zip(to_users, encoded.values(), strict=True)
+        of_users = jnp.concatenate([propagate(g, x, n_users) for g, x in passes], axis=1)
+    else:
+        of_users = propagate(graph.to_users, side_by_side, n_users)
     of_items = propagate(graph.to_items, of_users, side_by_side.shape[0])
     split_users = jnp.split(of_users, len(modalities), axis=1)
     split_items = jnp.split(of_items, len(modalities), axis=1)

@@ -12,16 +12,20 @@ from jaxtyping import Array, Float
 from mmssl_jax.config import ModelConfig
 from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.graph.propagate import propagate
-from mmssl_jax.model.encoders import FeatureEncoder, propagate_features
+from mmssl_jax.model.encoders import FeatureEncoder, PartialModality, propagate_features
 from mmssl_jax.model.fusion import CrossModalAttention
 from mmssl_jax.model.norms import unit_rows
 
 
 class ObservedGraphs(NamedTuple):
-    """The training interactions as the graph that features, and that ID embeddings, flow over."""
+    """The training interactions as the graph that features, and that ID embeddings, flow over.
+
+    `partial` has the modalities that some items lack, whose features flow to users differently.
+    """
 
     features: BipartiteGraph
     ids: BipartiteGraph
+    partial: dict[str, PartialModality] = {}  # noqa: RUF012 (a pytree, which nobody changes)
 
 
 class Embeddings(NamedTuple):
@@ -103,9 +107,9 @@ class MMSSL(nn.Module):
 
         with jax.named_scope("encoders"):
             encoder = FeatureEncoder(config.dim, config.dropout, name="encoder")
-            encoded = encoder(features, deterministic)
+            encoded = encoder(features, deterministic, observed.partial)
             feature_user, feature_item = propagate_features(
-                observed.features, encoded, self.n_users
+                observed.features, encoded, self.n_users, observed.partial
             )
 
         with jax.named_scope("learned_graphs"):

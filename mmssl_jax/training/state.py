@@ -20,6 +20,7 @@ from mmssl_jax.graph.structure import (
     pad_edges,
 )
 from mmssl_jax.model.critic import Critic, hidden_widths
+from mmssl_jax.model.encoders import partial_modality
 from mmssl_jax.model.mmssl import MMSSL, ObservedGraphs
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 
@@ -84,13 +85,18 @@ def problem_sizes(dataset: Dataset, config: Config, n_devices: int) -> Sizes:
 
 
 def make_inputs(dataset: Dataset, config: Config) -> Inputs:
-    """Puts the dataset's features, graph and rows on the device."""
+    """Puts the dataset's features, graphs and rows on the device."""
     train, n_users, n_items = dataset.train, dataset.n_users, dataset.n_items
+    normalization = config.model.feature_normalization
     return Inputs(
         features={name: jnp.asarray(raw) for name, raw in dataset.features.items()},
         observed=ObservedGraphs(
-            features=observed_graph(train, n_users, n_items, config.model.feature_normalization),
+            features=observed_graph(train, n_users, n_items, normalization),
             ids=observed_graph(train, n_users, n_items, config.model.id_normalization),
+            partial={
+                name: partial_modality(train, n_users, present, normalization)
+                for name, present in dataset.presence.items()
+            },
         ),
         rows=interaction_rows(train, n_users, n_items),
     )

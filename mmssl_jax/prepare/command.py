@@ -1,0 +1,42 @@
+"""The command line: flags and YAML files -> Settings -> `prepare`."""
+
+import dataclasses
+import sys
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from mmssl_jax.config import ConfigError
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.prepare.pipeline import prepare
+from mmssl_jax.prepare.settings import Settings
+from mmssl_jax.prepare.write import summary_table
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def prepare_parser() -> ArgumentParser:
+    """A parser of `--config FILE` and of every field of Settings as a dotted flag."""
+    parser = ArgumentParser(
+        prog="python -m mmssl_jax.prepare",
+        allow_abbrev=False,
+        description="Turns a table of interactions, and the items' texts, images or features, "
+        "into a dataset folder for train.py.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
+    parser.add_class_arguments(Settings, as_group=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the flags, prepares, and prints the summary; exits with 2 on what a user can mend."""
+    parser = prepare_parser()
+    parsed = parser.instantiate(parser.parse_args(arguments))
+    names = [entry.name for entry in dataclasses.fields(Settings)]
+    settings = Settings(**{name: parsed[name] for name in names})
+    try:
+        summary = prepare(settings)
+    except (ConfigError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(summary_table(summary))
+    print(f"\ndataset: {settings.out}\ntrain: python train.py --data.path {settings.out}")

@@ -1,0 +1,116 @@
+"""The whole preparation: log, k-core, split, content, checks, files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmssl_jax.data.dataset import SPLITS, Dataset, DatasetError, unique_edges
+from mmssl_jax.prepare.content import Content, image_content, text_content
+from mmssl_jax.prepare.core import core_of
+from mmssl_jax.prepare.encoders import find_encoder
+from mmssl_jax.prepare.features import feature_content
+from mmssl_jax.prepare.settings import (
+    Settings,
+    check_settings,
+    feature_files,
+    has_images,
+    text_columns,
+)
+from mmssl_jax.prepare.splits import split_interactions
+from mmssl_jax.prepare.tables import Log, read_log
+from mmssl_jax.prepare.write import refuse_filled, write_dataset
+
+
+def prepare(settings: Settings) -> dict[str, Any]:
+    """Writes the dataset folder; returns the summary, which is also in its prepare.json.
+
+    Raises ConfigError or DatasetError, each with what to do about it.
+    """
+    check_settings(settings)
+    if text_columns(settings.text):
+        find_encoder("text", settings.text.encoder)  # before any work
+    if has_images(settings.image):
+        find_encoder("image", settings.image.encoder)
+    out = Path(settings.out)
+    refuse_filled(out)
+    log = read_log(settings)
+    counts = dict(log.counts)
+    log = _core(log, settings)
+    labels, given_back = split_interactions(log.users, log.times, settings.split)
+    contents = _contents(log, settings)
+    dataset = _dataset(log, labels, contents, out)
+    dataset.check()
+    summary = {
+        "read": counts,
+        "kept": _kept(dataset, given_back),
+        "modalities": {name: content.report for name, content in contents.items()},
+    }
+    write_dataset(dataset, out, settings, summary)
+    return summary
+
+
+def _core(log: Log, settings: Settings) -> Log:
+    """The log of the k-core, its users and items numbered anew."""
+    kept = core_of(log.users, log.items, settings.core.users, settings.core.items)
+    if not kept.any():
+        raise DatasetError(
+            f"{settings.interactions}: nothing is left of {len(log.users)} interactions when every "
+            f"user has {settings.core.users} and every item {settings.core.items}; lower "
+            "core.users or core.items"
+        )
+    old_users, users = np.unique(log.users[kept], return_inverse=True)
+    old_items, items = np.unique(log.items[kept], return_inverse=True)
+    times = None if log.times is None else log.times[kept]
+    return Log(
+        log.user_ids[old_users], log.item_ids[old_items], users, items, times, dict(log.counts)
+    )
+
+
+def _contents(log: Log, settings: Settings) -> dict[str, Content]:
+    id_column = settings.items_id_column or settings.item_column
+    item_ids = log.item_ids.tolist()
+    contents = {
+        name: feature_content(item_ids, file, id_column)
+        for name, file in feature_files(settings).items()
+    }
+    if text_columns(settings.text):
+        contents[settings.text.modality] = text_content(item_ids, settings, id_column)
+    if has_images(settings.image):
+        contents[settings.image.modality] = image_content(item_ids, settings, id_column)
+    return dict(sorted(contents.items()))
+
+
+def _dataset(log: Log, labels: np.ndarray, contents: dict[str, Content], out: Path) -> Dataset:
+    edges = {
+        split: unique_edges(log.users[labels == k], log.items[labels == k], split)
+        for k, split in enumerate(SPLITS)
+    }
+    return Dataset(
+        name=out.resolve().name,
+        source=str(out),
+        user_ids=log.user_ids,
+        item_ids=log.item_ids,
+        train=edges["train"],
+        validation=edges["validation"],
+        test=edges["test"],
+        features={name: content.features for name, content in contents.items()},
+        presence={
+            name: content.present for name, content in contents.items() if not content.present.all()
+        },
+    )
+
+
+def _kept(dataset: Dataset, given_back: int) -> dict[str, int]:
+    """Counts after the k-core and the split."""
+    without = np.ones(dataset.n_items, bool)
+    for name in dataset.modalities:
+        without &= ~dataset.presence.get(name, np.ones(dataset.n_items, bool))
+    return {
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        **{split: len(edges) for split, edges in dataset.splits.items()},
+        "given_back_to_train": given_back,
+        "items_without_train": dataset.n_items - len(np.unique(dataset.train[:, 1])),
+        "items_without_any_modality": int(without.sum()),
+    }
