@@ -1,4 +1,4 @@
-"""The command lines of `train.py` and `eval.py`: flags -> Config -> one library call."""
+"""The command lines of `train.py`, `eval.py` and the report: flags -> one library call."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.config import ConfigError, override
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.report.page import write_report
 from mmssl_jax.reporting.log import metric_table
 from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.training.loop import RunError, fit
@@ -78,6 +79,23 @@ def eval_command(arguments: list[str] | None = None) -> None:
     except USER_ERRORS as error:
         leave(error)
     print(metric_table({"MMSSL": metrics}))
+
+
+def report_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `python -m mmssl_jax.report` and writes the page."""
+    parser = ArgumentParser(
+        prog="python -m mmssl_jax.report",
+        description="Writes one HTML page about one or several runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", help="directories of runs, finished or not")
+    parser.add_function_arguments(write_report, as_group=False, skip={"runs"})
+    parsed = parser.parse_args(arguments)
+    try:
+        page = write_report(**parsed.as_dict())
+    except USER_ERRORS as error:
+        leave(error)
+    print(f"report: {page}")
 
 
 def leave(error: Exception) -> NoReturn:
