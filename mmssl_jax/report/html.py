@@ -18,25 +18,32 @@ h1 { font-size: 1.7rem; margin: .3rem 0; }
 h2 { font-size: 1.3rem; margin: 2.2rem 0 .4rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; }
 p { margin: .3rem 0 .7rem; max-width: 48rem; }
-.soft, caption, figcaption { color: var(--soft); font-size: .9rem; }
+.soft, caption { color: var(--soft); font-size: .9rem; }
 a { color: var(--link); }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; }
 .panels { display: grid; gap: .8rem; margin: .6rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }
 .panels img { display: block; width: 100%; height: auto; background: #ffffff;
   border: 1px solid var(--line); border-radius: 6px; padding: 4px; }
-.runs { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
+.beside { display: grid; gap: .2rem 1.5rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+.beside > div { min-width: 0; }
 .scroll { overflow-x: auto; margin: .4rem 0 .8rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .2rem 0; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; overflow-wrap: normal; }
 thead th { background: var(--head); }
-td.number { text-align: right; }
+th.number, td.number { text-align: right; }
 .changed { background: var(--changed); }
 .hit { background: var(--hit); font-weight: 600; }
-ol.list { display: flex; flex-wrap: wrap; gap: .25rem; list-style: none; padding: 0; margin: .2rem 0; }
+ol.list { display: flex; flex-wrap: wrap; gap: .25rem; list-style: none; padding: 0; margin: 0; }
 ol.list li { border: 1px solid var(--line); border-radius: 4px; padding: 0 .4rem; }
+dl { margin: .3rem 0 1rem; }
+dt { color: var(--soft); font-size: .9rem; }
+dd { margin: 0 0 .3rem; }
+h4 { font-size: 1rem; margin: .8rem 0 .2rem; }
+figure { margin: 0; max-width: 34rem; }
 summary { cursor: pointer; color: var(--link); }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -79,15 +86,15 @@ def paragraph(text: str) -> str:
     return f'<p class="soft">{escape(text)}</p>\n'
 
 
-def heading(text: str) -> str:
+def heading(text: str, level: int = 3) -> str:
     """A heading inside a section."""
-    return f"<h3>{escape(text)}</h3>\n"
+    return f"<h{level}>{escape(text)}</h{level}>\n"
 
 
 def panels(pictures: Sequence[Panel]) -> str:
     """A grid of pictures, as many beside each other as there is room for."""
     figures = "".join(
-        f'<figure style="margin:0"><img alt="{escape(p.alt)}" '
+        f'<figure><img alt="{escape(p.alt)}" '
         f'src="data:image/png;base64,{base64.b64encode(p.png).decode()}"></figure>\n'
         for p in pictures
     )
@@ -95,17 +102,40 @@ def panels(pictures: Sequence[Panel]) -> str:
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with column and row headers; numbers are set to the right, Marked cells stand out."""
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(_cell, row[1:]))}</tr>\n'
-        for row in rows
+    """A table with column and row headers; Marked cells stand out.
+
+    A column of nothing but numbers is set to the right.
+    """
+    kinds = [
+        " number" if rows and all(_is_number(row[place]) for row in rows) else ""
+        for place in range(len(head))
+    ]
+    columns = "".join(
+        f'<th scope="col"{_class(kind)}>{escape(name)}</th>'
+        for name, kind in zip(head, kinds, strict=True)
     )
+    body = ""
+    for row in rows:
+        cells = "".join(
+            f"<td{_class(kind + ' changed' * isinstance(text, Marked))}>{escape(text)}</td>"
+            for text, kind in zip(row[1:], kinds[1:], strict=True)
+        )
+        body += f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>\n'
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">\n'
         f"<table><caption>{escape(caption)}</caption>\n"
         f"<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
+
+
+def definitions(pairs: Sequence[tuple[str, str]]) -> str:
+    """Terms, plain, each with its finished HTML."""
+    return "<dl>" + "".join(f"<dt>{escape(t)}</dt><dd>{body}</dd>\n" for t, body in pairs) + "</dl>"
+
+
+def text(plain: str) -> str:
+    """Plain text as HTML."""
+    return escape(plain)
 
 
 def details(summary: str, body: str) -> str:
@@ -115,7 +145,7 @@ def details(summary: str, body: str) -> str:
 
 def beside(parts: Sequence[str]) -> str:
     """Pieces of HTML beside each other where there is room."""
-    return '<div class="runs">\n' + "".join(f"<div>{part}</div>\n" for part in parts) + "</div>\n"
+    return '<div class="beside">\n' + "".join(f"<div>{part}</div>\n" for part in parts) + "</div>\n"
 
 
 def item_list(items: Sequence[tuple[str, bool]], label: str) -> str:
@@ -129,12 +159,8 @@ def item_list(items: Sequence[tuple[str, bool]], label: str) -> str:
     return f'<ol class="list" aria-label="{escape(label)}">{entries}</ol>\n'
 
 
-def _cell(text: str) -> str:
-    names = ["changed"] if isinstance(text, Marked) else []
-    if _is_number(text):
-        names.append("number")
-    kind = f' class="{" ".join(names)}"' if names else ""
-    return f"<td{kind}>{escape(text)}</td>"
+def _class(names: str) -> str:
+    return f' class="{names.strip()}"' if names else ""
 
 
 def _is_number(text: str) -> bool:

@@ -47,7 +47,7 @@ def render(runs: Sequence[Run]) -> str:
             ("Coverage and popularity bias", by_data(analysed, coverage_section)),
             ("Modality weights", each_run(analysed, weight_section)),
             ("Item embeddings", each_run(analysed, map_section)),
-            ("Sample recommendations", samples_section(analysed)),
+            ("Sample recommendations", each_run(analysed, samples_section)),
         ]
     sections += [("Settings", settings(runs)), ("Environment", environment_section(runs))]
     return html.document("Report: " + ", ".join(run.label for run in runs), sections)
@@ -168,8 +168,7 @@ def found_section(runs: Sequence[Run]) -> str:
         "the share of them that the user's list holds."
     )
     full = group_table(runs, "found", ("found",), "pairs")
-    pictures = html.panels(panels.found_panels(runs))
-    return html.paragraph(text) + pictures + html.details("The numbers", full)
+    return html.paragraph(text) + html.beside([html.panels(panels.found_panels(runs)), full])
 
 
 def group_table(runs: Sequence[Run], table: str, columns: Sequence[str], unit: str) -> str:
@@ -205,7 +204,8 @@ def coverage_section(runs: Sequence[Run]) -> str:
         "training interactions themselves: lists with higher numbers amplify popularity."
     )
     table = html.table(f"Coverage and popularity of the top {first['k']}", head, rows)
-    return html.paragraph(text) + table + html.panels(panels.concentration_panels(runs))
+    pictures = html.panels(panels.concentration_panels(runs))
+    return html.paragraph(text) + html.beside([pictures, table])
 
 
 def weight_section(run: Run) -> str:
@@ -233,28 +233,27 @@ def map_section(run: Run) -> str:
     return html.paragraph(text) + html.panels(panels.map_panels(run))
 
 
-def samples_section(runs: Sequence[Run]) -> str:
+def samples_section(run: Run) -> str:
     """Lists of a few users."""
     text = (
         "One user drawn at random from each activity group, in the dataset's own ids. Held-out "
         "items in the list are marked as hits."
     )
-    return html.paragraph(text) + html.beside([sample_column(run) for run in runs])
+    return html.paragraph(text) + html.beside(list(map(sample_card, _analysis(run)["samples"])))
 
 
-def sample_column(run: Run) -> str:
-    """The sample users of one run."""
-    parts = [html.heading(run.label)]
-    for sample in _analysis(run)["samples"]:
-        train = sample["train"]
-        more = f" and {len(train) - MOST_LISTED} more" if len(train) > MOST_LISTED else ""
-        rows = [
-            ["training items", (", ".join(train[:MOST_LISTED]) + more) or "none"],
-            ["held-out items", ", ".join(sample["held_out"])],
+def sample_card(sample: dict[str, Any]) -> str:
+    """What one user has and gets."""
+    train, user = sample["train"], sample["user"]
+    more = f" and {len(train) - MOST_LISTED} more" if len(train) > MOST_LISTED else ""
+    best = f"top {len(sample['list'])}"
+    return html.heading(f"User {user}", 4) + html.definitions(
+        [
+            ("training items", html.text((", ".join(train[:MOST_LISTED]) + more) or "none")),
+            ("held-out items", html.text(", ".join(sample["held_out"]))),
+            (best, html.item_list(sample["list"], f"{best} for user {user}")),
         ]
-        parts.append(html.table(f"User {sample['user']}", ["user", sample["user"]], rows))
-        parts.append(html.item_list(sample["list"], f"Recommended to user {sample['user']}"))
-    return "".join(parts)
+    )
 
 
 def settings(runs: Sequence[Run]) -> str:

@@ -70,7 +70,9 @@ def metric_panels(runs: Sequence[Run]) -> list[Panel]:
     panels, first = [], _analysis(runs[0])
     ks = first["ks"]
     for metric in CURVES:
-        rows = [(run.label, number, 0, MODEL, run) for number, run in enumerate(runs)]
+        rows: list[tuple[str, int | None, int, str, Run]] = [
+            (run.label, number, 0, MODEL, run) for number, run in enumerate(runs)
+        ]
         rows += [(POPULARITY, None, 1, POPULARITY, runs[0]), (RANDOM, None, 3, RANDOM, runs[0])]
         series = [
             Series(label, ks, _values(run, ranking, metric), style, dash)
@@ -104,10 +106,12 @@ def found_panels(runs: Sequence[Run]) -> list[Panel]:
 def concentration_panels(runs: Sequence[Run]) -> list[Panel]:
     """Which share of the recommendations the most recommended items take."""
     first = _analysis(runs[0])
-    rows = [(run.label, number, 0, _analysis(run)["concentration"][MODEL])
-            for number, run in enumerate(runs)]  # fmt: skip
-    rows += [("training data", None, 0, first["concentration"]["training"])]  # type: ignore[list-item]
-    rows += [(POPULARITY, None, 1, first["concentration"][POPULARITY])]  # type: ignore[list-item]
+    rows: list[tuple[str, int | None, int, dict[str, Any]]] = [
+        (run.label, number, 0, _analysis(run)["concentration"][MODEL])
+        for number, run in enumerate(runs)
+    ]
+    rows.append(("training data", None, 0, first["concentration"]["training"]))
+    rows.append((POPULARITY, None, 1, first["concentration"][POPULARITY]))
     series = [Series(label, c["items"], c["share"], style, dash) for label, style, dash, c in rows]
     gini = "; ".join(f"{label} {c['gini']:.2f}" for label, _, _, c in rows)
     alt = f"Curves of the share of top-{first['k']} places by share of items; Gini: {gini}."
@@ -123,7 +127,7 @@ def weight_panels(run: Run) -> list[Panel]:
         if len(by_modality) == 1:
             return []
         series = [
-            Series(f"{name} (mean {d['mean']:.2f})", d["edges"], d["share"], number, number // 7)
+            Series(f"{name} (mean {d['mean']:.3f})", d["edges"], d["share"], number, number // 7)
             for number, (name, d) in enumerate(by_modality.items())
         ]
         alt = f"Histograms of the modality weights of {side}: " + _joined(s.label for s in series)

@@ -2,8 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 DASHES = ("-", "--", "-.", ":")
 GREY = "#767676"
 SIZE, RESOLUTION = (4.8, 3.5), 150  # inches, pixels per inch
-SETTINGS = {
+SETTINGS: Any = {
     "text.parse_math": False,  # names may hold a dollar sign
     "font.size": 10,
     "axes.titlesize": 11,
@@ -82,6 +82,8 @@ def line_panel(
     """
 
     def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for each in series:
             colour, dash = _colour(each.style), DASHES[each.dash % len(DASHES)]
             if stairs:
@@ -96,8 +98,8 @@ def line_panel(
                 axes.plot(*point, "o", color=colour, ms=8, mfc="none", mew=1.6)
         if diagonal:
             axes.plot([0, 1], [0, 1], ":", color="#b0b0b0", lw=1)
-        if all(float(x).is_integer() for each in series for x in each.x):
-            axes.xaxis.get_major_locator().set_params(integer=True)
+        whole = all(float(x).is_integer() for each in series for x in each.x)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole))
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw, len(series))
@@ -143,12 +145,17 @@ def map_panel(
 
         order = np.argsort(values, kind="stable")  # the few popular ones on top
         size = 9 if len(values) <= 1000 else 4
-        points = axes.scatter(*xy[order].T, c=np.log10(1 + values[order]), s=size, cmap="viridis")
+        points = axes.scatter(
+            xy[order, 0], xy[order, 1], c=np.log10(1 + values[order]), s=size, cmap="viridis"
+        )
         axes.set(xticks=[], yticks=[])
-        bar = axes.figure.colorbar(points, ax=axes, label=name)
-        bar.locator = MaxNLocator(nbins=5)
-        bar.update_ticks()
-        bar.ax.set_yticklabels([f"{10**tick - 1:,.0f}" for tick in bar.get_ticks()])
+        axes.figure.colorbar(
+            points,
+            ax=axes,
+            label=name,
+            ticks=MaxNLocator(nbins=5),
+            format=lambda tick, _: f"{10**tick - 1:,.0f}",
+        )
 
     return _panel(title, alt, draw, 1)
 
@@ -157,7 +164,7 @@ def _colour(style: int | None) -> str:
     return GREY if style is None else COLOURS[style % len(COLOURS)]
 
 
-def _panel(title: str, alt: str, draw, n_series: int) -> Panel:  # type: ignore[no-untyped-def]
+def _panel(title: str, alt: str, draw: Callable[["Axes"], None], n_series: int) -> Panel:
     """Draws on new axes, with a legend below them where there is a choice of series."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -161,9 +161,7 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
         },
         "weights": modality_weights(embeddings, dataset.modalities),
         **item_maps(embeddings, item_degrees),
-        "samples": sample_recommendations(
-            dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH
-        ),
+        "samples": sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),
     }
 
 

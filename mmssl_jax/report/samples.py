@@ -33,9 +33,7 @@ def sample_recommendations(
                 "user": str(dataset.user_ids[user]),
                 "train": [str(i) for i in ids[dataset.train[dataset.train[:, 0] == user, 1]]],
                 "held_out": [str(i) for i in ids[held_out[held_out[:, 0] == user, 1]]],
-                "list": [
-                    (str(ids[lists.items[row, p]]), bool(lists.hits[row, p])) for p in places
-                ],
+                "list": [(str(ids[lists.items[row, p]]), bool(lists.hits[row, p])) for p in places],
             }
         )
     return samples
