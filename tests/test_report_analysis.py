@@ -221,7 +221,5 @@ def test_samples_in_raw_ids(data, lists):
         assert sample["user"] == str(user)
         assert sample["train"] == [f"item-{i}" for i in items_of(data.train, user)]
         assert sample["held_out"] == [f"item-{i}" for i in items_of(data.test, user)]
-        assert [item for item, _ in sample["list"]] == [
-            f"item-{i}" for i in lists.items[row, :3]
-        ]
+        assert [item for item, _ in sample["list"]] == [f"item-{i}" for i in lists.items[row, :3]]
         assert all((item in sample["held_out"]) == hit for item, hit in sample["list"])

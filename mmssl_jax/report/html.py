@@ -43,7 +43,7 @@ dl { margin: .3rem 0 1rem; }
 dt { color: var(--soft); font-size: .9rem; }
 dd { margin: 0 0 .3rem; }
 h4 { font-size: 1rem; margin: .8rem 0 .2rem; }
-figure { margin: 0; max-width: 34rem; }
+figure { margin: 0; max-width: 28rem; }
 summary { cursor: pointer; color: var(--link); }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -47,7 +47,7 @@ def game_panels(runs: Sequence[Run]) -> list[Panel]:
 def epoch_panels(runs: Sequence[Run], names: Sequence[str], title: str) -> list[Panel]:
     """One panel with what the logs hold under these names, or none if no run has any of them."""
     series, said = [], []
-    for number, run in enumerate(runs):
+    for run in runs:
         for dash, name in enumerate(names):
             records = [record for record in run.records if name in record]
             if not records:
@@ -57,7 +57,7 @@ def epoch_panels(runs: Sequence[Run], names: Sequence[str], title: str) -> list[
             best = run.analysis["step"] if run.analysis else None
             mark = steps.index(best) if best in steps else None
             label = run.label if len(names) == 1 else f"{run.label}: {name}"
-            series.append(Series(label, x, y, number, dash, mark))
+            series.append(Series(label, x, y, run.number, dash, mark))
             said.append(f"{label} from {y[0]:.4g} in epoch {x[0]} to {y[-1]:.4g} in epoch {x[-1]}")
     if not series:
         return []
@@ -71,7 +71,7 @@ def metric_panels(runs: Sequence[Run]) -> list[Panel]:
     ks = first["ks"]
     for metric in CURVES:
         rows: list[tuple[str, int | None, int, str, Run]] = [
-            (run.label, number, 0, MODEL, run) for number, run in enumerate(runs)
+            (run.label, run.number, 0, MODEL, run) for run in runs
         ]
         rows += [(POPULARITY, None, 1, POPULARITY, runs[0]), (RANDOM, None, 3, RANDOM, runs[0])]
         series = [
@@ -81,7 +81,8 @@ def metric_panels(runs: Sequence[Run]) -> list[Panel]:
         alt = f"Line chart of {first['split']} {metric} by list length K: " + _said(
             series, [f"K {k}" for k in ks]
         )
-        panels.append(line_panel(f"{metric}@K, {first['split']}", series, "K", alt))
+        title = f"{metric}@K, {first['split']}"
+        panels.append(line_panel(title, series, "K", alt, from_zero=True))
     return panels
 
 
@@ -107,8 +108,7 @@ def concentration_panels(runs: Sequence[Run]) -> list[Panel]:
     """Which share of the recommendations the most recommended items take."""
     first = _analysis(runs[0])
     rows: list[tuple[str, int | None, int, dict[str, Any]]] = [
-        (run.label, number, 0, _analysis(run)["concentration"][MODEL])
-        for number, run in enumerate(runs)
+        (run.label, run.number, 0, _analysis(run)["concentration"][MODEL]) for run in runs
     ]
     rows.append(("training data", None, 0, first["concentration"]["training"]))
     rows.append((POPULARITY, None, 1, first["concentration"][POPULARITY]))
@@ -156,8 +156,7 @@ def _group_panel(runs: Sequence[Run], table: str, column: str, title: str, axis:
     sizes = [f"{size:,}" for size in first[MODEL]["size"]]
     labels = [f"{label}\nn={n}" for label, n in zip(first[MODEL]["label"], sizes, strict=True)]
     series = [
-        Series(run.label, [], _analysis(run)[table][MODEL][column], number, number // 7)
-        for number, run in enumerate(runs)
+        Series(run.label, [], _analysis(run)[table][MODEL][column], run.number) for run in runs
     ]
     series.append(Series(POPULARITY, [], first[POPULARITY][column], None))
     alt = f"Bar chart of {title}: " + _said(series, first[MODEL]["label"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mmssl_jax.config import ConfigError
 
@@ -75,10 +75,12 @@ def line_panel(
     y_label: str = "",
     stairs: bool = False,
     diagonal: bool = False,
+    from_zero: bool = False,
 ) -> Panel:
     """Lines over a common axis.
 
     stairs: x holds the edges of bins, one more than y. diagonal: draws y = x for comparison.
+    from_zero: the y axis starts at 0.
     """
 
     def draw(axes: "Axes") -> None:
@@ -100,6 +102,8 @@ def line_panel(
             axes.plot([0, 1], [0, 1], ":", color="#b0b0b0", lw=1)
         whole = all(float(x).is_integer() for each in series for x in each.x)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole))
+        if from_zero:
+            axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw, len(series))
@@ -124,7 +128,6 @@ def bar_panel(
                 each.y,
                 width * 0.95,
                 color=_colour(each.style) if each.style is not None else "#c4c4c4",
-                hatch="//" if each.dash % 2 else None,
                 edgecolor="white",
                 label=each.label,
             )
@@ -136,7 +139,7 @@ def bar_panel(
 
 
 def map_panel(
-    title: str, xy: Float[np.ndarray, "n 2"], values: Float[np.ndarray, " n"], name: str, alt: str
+    title: str, xy: Float[np.ndarray, "n 2"], values: Int[np.ndarray, " n"], name: str, alt: str
 ) -> Panel:
     """Points in the plane, coloured by log10(1 + value); `name` says what the values are."""
 

@@ -42,10 +42,12 @@ MODEL, POPULARITY, RANDOM = "MMSSL", "popularity", "random"
 class Run(NamedTuple):
     """What a page says of one run; every dict holds plain values or NumPy arrays.
 
-    finished: whether the run came to its end. analysis: of the best epoch so far (`analyse`), None
-    if there is no checkpoint, and then `why_not` says so.
+    number: its place on the page, from 0, which gives its colour. finished: whether the run came to
+    its end. analysis: of the best epoch so far (`analyse`), None if there is no checkpoint, and
+    then `why_not` says so.
     """
 
+    number: int
     label: str
     config: Config
     dataset: dict[str, Any]
@@ -64,11 +66,12 @@ def load_runs(paths: Sequence[str | Path], data_path: str = "") -> list[Run]:
     names = [Path(path).resolve().name for path in paths]
     labels = [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
     return [
-        load_run(Path(path), label, data_path) for path, label in zip(paths, labels, strict=True)
+        load_run(Path(path), label, data_path, number)
+        for number, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
 
 
-def load_run(path: Path, label: str, data_path: str = "") -> Run:
+def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Run:
     """Reads one run, whether it has ended or not, and analyses its best checkpoint."""
     for name in ("config.yaml", "dataset.json"):
         if not (path / name).is_file():
@@ -80,6 +83,7 @@ def load_run(path: Path, label: str, data_path: str = "") -> Run:
     except CheckpointError as error:
         why_not = str(error)
     return Run(
+        number=number,
         label=label,
         config=read_config(path / "config.yaml"),
         dataset=json.loads((path / "dataset.json").read_text()),
