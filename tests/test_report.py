@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.commands import report_command
 from mmssl_jax.config import ConfigError, override
 from mmssl_jax.report.html import definitions, item_list, table, text
 from mmssl_jax.report.page import render
 from mmssl_jax.report.plots import Series, line_panel, require_matplotlib
 from mmssl_jax.report.run import MODEL, Run, analyse, load_run, load_runs
+from mmssl_jax.report.sections import by_data
 from mmssl_jax.reporting.log import read_records
 from mmssl_jax.training import restore
 from mmssl_jax.training.loop import dataset_record, fit
 from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.restore import restore_run
 from tests.tiny import tiny_config, tiny_dataset, write_folder
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
@@ -104,8 +107,15 @@ def finished(tmp_path_factory, folder):
 
 
 @pytest.fixture(scope="module")
-def loaded(finished):
-    return load_run(finished, "run")
+def restored(finished):
+    return restore_run(finished, devices=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(finished, restored):
+    with pytest.MonkeyPatch.context() as patch:  # what is restored is shared with other tests
+        patch.setattr("mmssl_jax.report.run.restore_run", lambda *_, **__: restored)
+        return load_run(finished, "run")
 
 
 @pytest.fixture(scope="module")
@@ -169,23 +179,31 @@ def test_samples_are_marked(loaded):
     assert len(samples) == len(loaded.analysis["activity"][MODEL]["label"]) > 1
 
 
-def test_a_run_that_has_not_ended(finished, tmp_path):
-    run = copy_of(finished, tmp_path)
+def test_a_run_that_has_not_ended_and_whose_data_has_moved(finished, folder, tmp_path, capsys):
+    run, moved = copy_of(finished, tmp_path), Path(shutil.copytree(folder, tmp_path / "moved"))
+    config, log, out = run / "config.yaml", run / "metrics.jsonl", tmp_path / "new" / "page.html"
+    config.write_text(config.read_text().replace(str(folder), str(tmp_path / "gone")))
+    log.write_text(log.read_text() + '{"epoch": 2, "st')
     (run / "result.json").unlink()
     (run / "environment.json").unlink()
-    log = run / "metrics.jsonl"
-    log.write_text(log.read_text() + '{"epoch": 2, "st')
-    report_command([str(run), f"--out={tmp_path / 'new' / 'page.html'}"])
-    page = Page((tmp_path / "new" / "page.html").read_text())
+    with pytest.raises(SystemExit) as leaving:
+        report_command([str(run), f"--out={out}"])
+    assert leaving.value.code == 2
+    assert "gone" in capsys.readouterr().err
+    assert not out.exists()
+    report_command([str(run), f"--out={out}", f"--data_path={moved}"])
+    assert f"report: {out}" in capsys.readouterr().out
+    page = Page(out.read_text())
     assert tuple(page.headings) == SECTIONS
     assert page.row("state")[0] == "running or cut short"
 
 
-def test_a_run_before_its_first_checkpoint(finished, tmp_path):
+def test_a_run_before_its_first_checkpoint(finished, tmp_path, monkeypatch):
     run = copy_of(finished, tmp_path)
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.jsonl").unlink()
     (run / "result.json").unlink()
+    monkeypatch.setattr(restore, "new_state", lambda problem: None)  # never looked at
     page = Page(render(load_runs([run])))
     assert page.headings == ["Result", "Training", "Settings", "Environment"]
     assert "nothing to analyse yet: no checkpoints" in page.text
@@ -193,8 +211,8 @@ def test_a_run_before_its_first_checkpoint(finished, tmp_path):
     assert not page.images
 
 
-def test_a_checkpoint_that_is_replaced_while_it_is_read(finished, tmp_path, monkeypatch):
-    run = copy_of(finished, tmp_path)
+def test_a_checkpoint_that_is_replaced_while_it_is_read(finished, restored, tmp_path, monkeypatch):
+    run, (_, state) = copy_of(finished, tmp_path), restored
     real, (old,) = restore.restore_tree, (run / "checkpoints" / "best").glob("[0-9]*")
 
     def replaced(checkpoints, like):
@@ -203,8 +221,15 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(finished, tmp_path, monk
         return real(checkpoints, like)
 
     monkeypatch.setattr(restore, "restore_tree", replaced)
-    found = load_run(run, "run")
-    assert found.analysis is not None, found.why_not
+    found = restore.restore_newest(run, "best", state)
+    assert not old.exists()
+    assert found.step == state.step
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(finished, restored):
+    _, state = restored
+    with pytest.raises(CheckpointError, match="does not fit"):
+        restore.restore_newest(finished, "best", state._replace(generator={}))
 
 
 def test_two_runs_side_by_side(loaded):
@@ -224,19 +249,20 @@ def test_two_runs_side_by_side(loaded):
 
 
 def test_runs_on_different_data_are_not_mixed(loaded):
-    other = loaded._replace(
-        number=1, label="other", dataset=loaded.dataset | {"fingerprint": "another"}
+    same = loaded._replace(number=1, label="same")
+    other = loaded._replace(label="other", dataset=loaded.dataset | {"fingerprint": "another"})
+    longer = loaded._replace(label="longer", analysis=loaded.analysis | {"ks": [5, 20, 50]})
+    groups = []
+    by_data(
+        [loaded, other, same, longer],
+        lambda group: groups.append([run.label for run in group]) or "",
     )
-    page = Page(render([loaded, other]))
-    recall = [i["alt"] for i in page.images if "test recall by" in i["alt"]]
-    assert ["other, K 5" in alt for alt in recall] == [False, True]
+    assert groups == [["run", "same"], ["other"], ["longer"]]
 
 
-def test_runs_of_equal_names_are_told_apart(finished, tmp_path):
-    copy = Path(shutil.copytree(finished, tmp_path / "run"))
-    runs = load_runs([finished, copy])
-    assert [run.label for run in runs] == [str(finished), str(copy)]
-    assert [run.number for run in runs] == [0, 1]
+def test_runs_of_equal_names_are_told_apart(monkeypatch):
+    monkeypatch.setattr("mmssl_jax.report.run.load_run", lambda path, label, _, n: (label, n))
+    assert load_runs(["a/run", "b/run", "c/other"]) == [("a/run", 0), ("b/run", 1), ("other", 2)]
 
 
 def untrained(dataset, label: str, **changes) -> Run:
@@ -286,11 +312,13 @@ def test_any_modalities_and_hostile_names(names):
     assert ("weights of users" in alts) == (len(names) > 1)
 
 
-def test_data_without_a_test_split_is_ranked_on_validation():
-    data = tiny_dataset()
-    run = untrained(dataclasses.replace(data, test=np.zeros((0, 2), np.int32)), "run")
-    assert run.analysis["split"] == "validation"
-    assert "validation recall by list length" in render([run])
+def test_data_without_a_test_split_is_ranked_on_validation(restored, finished):
+    problem, state = restored
+    data = dataclasses.replace(problem.dataset, test=np.zeros((0, 2), np.int32))
+    analysis = analyse(problem._replace(dataset=data), state)
+    result = json.loads((finished / "result.json").read_text())
+    assert analysis["split"] == "validation"
+    assert analysis["metrics"][MODEL] == pytest.approx(result["validation"], rel=1e-5, abs=1e-7)
 
 
 def test_pieces_escape_what_they_are_given():
@@ -308,20 +336,6 @@ def test_names_in_pictures_are_not_formulas():
     """A dollar sign or a leading underscore means something to Matplotlib."""
     series = [Series("_a$^$", [0, 1], [0, 1]), Series("$\\b{$", [0, 1], [1, 0])]
     assert line_panel("$\\frac$", series, "$x", "two lines").png.startswith(b"\x89PNG")
-
-
-def test_moved_data(finished, folder, tmp_path, capsys):
-    run, moved = copy_of(finished, tmp_path), Path(shutil.copytree(folder, tmp_path / "moved"))
-    config = (run / "config.yaml").read_text().replace(str(folder), str(tmp_path / "gone"))
-    (run / "config.yaml").write_text(config)
-    out = tmp_path / "page.html"
-    with pytest.raises(SystemExit) as leaving:
-        report_command([str(run), f"--out={out}"])
-    assert leaving.value.code == 2
-    assert "gone" in capsys.readouterr().err
-    report_command([str(run), f"--out={out}", f"--data_path={moved}"])
-    assert f"report: {out}" in capsys.readouterr().out
-    assert tuple(Page(out.read_text()).headings) == SECTIONS
 
 
 @pytest.mark.parametrize("out", ["page.html", "."])

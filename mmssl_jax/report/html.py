@@ -151,7 +151,7 @@ def beside(parts: Sequence[str]) -> str:
 def item_list(items: Sequence[tuple[str, bool]], label: str) -> str:
     """Items in order; those with a true second part are hits, marked by more than colour."""
     entries = "".join(
-        f'<li class="hit">{escape(item)} <span aria-label="hit">&#10003;</span></li>'
+        f'<li class="hit">{escape(item)} <span role="img" aria-label="hit">&#10003;</span></li>'
         if is_hit
         else f"<li>{escape(item)}</li>"
         for item, is_hit in items
