@@ -198,12 +198,12 @@ def test_a_run_that_has_not_ended_and_whose_data_has_moved(finished, folder, tmp
     assert page.row("state")[0] == "running or cut short"
 
 
-def test_a_run_before_its_first_checkpoint(finished, tmp_path, monkeypatch):
+def test_a_run_before_its_first_checkpoint(finished, restored, tmp_path, monkeypatch):
     run = copy_of(finished, tmp_path)
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.jsonl").unlink()
     (run / "result.json").unlink()
-    monkeypatch.setattr(restore, "new_state", lambda problem: None)  # never looked at
+    monkeypatch.setattr(restore, "new_state", lambda problem: restored[1])
     page = Page(render(load_runs([run])))
     assert page.headings == ["Result", "Training", "Settings", "Environment"]
     assert "nothing to analyse yet: no checkpoints" in page.text
@@ -260,9 +260,13 @@ def test_runs_on_different_data_are_not_mixed(loaded):
     assert groups == [["run", "same"], ["other"], ["longer"]]
 
 
-def test_runs_of_equal_names_are_told_apart(monkeypatch):
-    monkeypatch.setattr("mmssl_jax.report.run.load_run", lambda path, label, _, n: (label, n))
-    assert load_runs(["a/run", "b/run", "c/other"]) == [("a/run", 0), ("b/run", 1), ("other", 2)]
+def test_runs_of_equal_names_are_told_apart(loaded, monkeypatch):
+    def named(path, label, data_path, number) -> Run:
+        return loaded._replace(label=label, number=number)
+
+    monkeypatch.setattr("mmssl_jax.report.run.load_run", named)
+    runs = load_runs(["a/run", "b/run", "c/other"])
+    assert [(r.label, r.number) for r in runs] == [("a/run", 0), ("b/run", 1), ("other", 2)]
 
 
 def untrained(dataset, label: str, **changes) -> Run:
