@@ -74,6 +74,10 @@ def restore_tree(manager: ocp.CheckpointManager, like: Any) -> Any:
         return manager.restore(
             step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
         )["tree"]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"checkpoint {step} in {manager.directory} disappeared while it was read"
+        ) from error
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint in {manager.directory} does not fit the model of its run: {error}"

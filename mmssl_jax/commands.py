@@ -1,4 +1,4 @@
-"""The command lines of `train.py` and `eval.py`: flags -> Config -> one library call."""
+"""The command lines of `train.py`, `eval.py` and the report: flags -> one library call."""
 
 import argparse
 import re
@@ -17,6 +17,7 @@ from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
 from mmssl_jax.recommend.export import EMBEDDINGS, LISTS, check_suffix, export_lists
 from mmssl_jax.recommend.export import export_embeddings as write_embeddings
+from mmssl_jax.report.page import write_report
 from mmssl_jax.reporting.log import metric_table
 from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.study.run import run_study
@@ -182,6 +183,23 @@ def use_run(
         among_cold, among_all = evaluate_cold_items(recommender)
         print(f"cold items among themselves\n{metric_table(among_cold)}")
         print(f"\ncold items among all items\n{metric_table(among_all)}")
+
+
+def report_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `python -m mmssl_jax.report` and writes the page."""
+    parser = ArgumentParser(
+        prog="python -m mmssl_jax.report",
+        description="Writes one HTML page about one or several runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", help="directories of runs, finished or not")
+    parser.add_function_arguments(write_report, as_group=False, skip={"runs"})
+    parsed = parser.parse_args(arguments)
+    try:
+        page = write_report(**parsed.as_dict())
+    except USER_ERRORS as error:
+        leave(error)
+    print(f"report: {page}")
 
 
 def leave(error: Exception) -> NoReturn:

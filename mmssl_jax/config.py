@@ -198,6 +198,8 @@ class TrainConfig:
     shared_forward: bool = True
     """Critic and generator step see the same dropout masks, so one forward pass serves both;
     release: false."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into RUN/tensorboard; needs the extra `tensorboard`."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,14 @@ from mmssl_jax.presets import PRESETS
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-# A resumed run may be given more or less time, other devices, and a dataset that has moved.
-MAY_CHANGE = ("data.path", "data.format", "train.epochs", "train.max_steps")
+# A resumed run may be given more or less time, other devices, a dataset that has moved, and events.
+MAY_CHANGE = (
+    "data.path",
+    "data.format",
+    "train.epochs",
+    "train.max_steps",
+    "train.tensorboard",
+)
 
 
 class ConfigParser(ArgumentParser):

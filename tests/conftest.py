@@ -13,7 +13,18 @@ from jaxtyping import install_import_hook
 
 # Checks the shape annotations at run time, in tests only. config.py stays out: its number types are
 # the flag parser's, which plain floats are no instances of.
-STAGES = ("data", "graph", "model", "losses", "ranking", "training", "recommend", "parallel")
+STAGES = (
+    "data",
+    "graph",
+    "model",
+    "losses",
+    "ranking",
+    "training",
+    "recommend",
+    "report",
+    "parallel",
+    "precision",
+)
 install_import_hook([f"mmssl_jax.{stage}" for stage in STAGES], "beartype.beartype")
 
 import jax

@@ -69,7 +69,8 @@ def _learned(
     items = trained.embeddings.feature_item[modality]
     if config.structure.similarity == "cosine":
         features, items = unit_rows(features), unit_rows(items)
-    top = top_k_items(features, items, rows if config.structure.mask_observed else None, k)
+    observed = rows if config.structure.mask_observed else None
+    top = top_k_items(features, items, observed, k, config.structure.block_items, config.precision)
     known = jnp.any(features != 0, axis=1)[:, None]
     ids = trained.generator["item_embedding"]
     return jnp.where(known, jnp.sum(ids[top], axis=1) * k**-0.5, 0.0)

@@ -22,6 +22,7 @@ from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
 from mmssl_jax.reporting.environment import environment
+from mmssl_jax.reporting.events import WriteEvents, event_writer, require_tensorboard
 from mmssl_jax.reporting.log import (
     append_record,
     epoch_line,
@@ -92,6 +93,7 @@ def fit(
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
     """
     validate(config)
+    require_tensorboard(config.train)
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
     run = Path(run)
     problem = load_problem(config, dataset)
@@ -108,14 +110,16 @@ def fit(
     else:
         start_run(problem, run)
     checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
-    with checkpoints.best, checkpoints.last:
+    with checkpoints.best, checkpoints.last, event_writer(config.train, run) as write_events:
         progress = Progress()
         if resume:
             state, progress = restore_last(checkpoints, state, run)
             say(f"continuing after epoch {progress.epochs - 1}, step {progress.steps}")
         try:
             say("training; the first epoch takes longer, since it compiles")
-            state = train_epochs(problem, programs, state, progress, checkpoints, run, say, quiet)
+            state = train_epochs(
+                problem, programs, state, progress, checkpoints, run, write_events, say, quiet
+            )
         except KeyboardInterrupt:
             say(f"stopped; continue with: python train.py --run {run} --resume")
             raise
@@ -124,6 +128,8 @@ def fit(
             checkpoints.last.wait_until_finished()
         say(f"ended; the best epoch by validation {config.train.monitor} is restored")
         result = conclude(problem, programs, state, checkpoints, run)
+        test = {f"test/{name}": value for name, value in result.get("test", {}).items()}
+        write_events({"step": result["best_step"], **test})
     for split in ("validation", "test"):
         if split in result:
             rows = {"MMSSL": result[split], **(result["baselines"] if split == "test" else {})}
@@ -207,6 +213,7 @@ def train_epochs(
     progress: Progress,
     checkpoints: Checkpoints,
     run: Path,
+    write_events: WriteEvents,
     say: Callable[[str], None],
     quiet: bool,
 ) -> TrainState:
@@ -255,6 +262,7 @@ def train_epochs(
             # The log and `best` are whole before `last` says that this epoch is done; a resumed run
             # cuts the log back to `last`.
             append_record(run / "metrics.jsonl", record)
+            write_events(record)
             if is_best:
                 save_checkpoint(checkpoints.best, progress.steps, state, saved)
                 checkpoints.best.wait_until_finished()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from mmssl_jax.checkpoint import open_checkpoints, restore_tree
+from mmssl_jax.checkpoint import CheckpointError, open_checkpoints, restore_tree
 from mmssl_jax.config import override
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.run_config import read_config
@@ -46,9 +46,26 @@ def restore_run(
             f"({saved['name']}: {saved['users']} users, {saved['items']} items); "
             "give that folder with --data_path"
         )
-    with open_checkpoints(run, checkpoint, read_only=True) as checkpoints:
-        like = new_state(problem)
-        return problem, restore_tree(checkpoints, like)
+    return problem, restore_newest(run, checkpoint, new_state(problem))
+
+
+def restore_newest(run: Path, checkpoint: Literal["best", "last"], like: TrainState) -> TrainState:
+    """The newest state of a run, which may be in training.
+
+    Such a run replaces its checkpoint, perhaps while it is read: then the newer one is read.
+    Raises CheckpointError when there is none, or it does not fit.
+    """
+    tried = None
+    while True:
+        with open_checkpoints(run, checkpoint, read_only=True) as checkpoints:
+            step = checkpoints.latest_step()
+            try:
+                state: TrainState = restore_tree(checkpoints, like)
+                return state
+            except CheckpointError:
+                if step == tried:
+                    raise
+                tried = step
 
 
 def evaluate_run(

@@ -1,0 +1,155 @@
+"""The page: runs in, HTML out."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmssl_jax.config import Config, flatten
+from mmssl_jax.report import html, panels
+from mmssl_jax.report.html import Marked
+from mmssl_jax.report.plots import require_matplotlib
+from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run, load_runs
+from mmssl_jax.report.sections import analysis_sections
+from mmssl_jax.reporting.log import write_text
+from mmssl_jax.training.loop import RunError
+
+RESULT = (
+    "Validation metrics are from the log; the others were computed for this page from the best "
+    "checkpoint on validation. Popularity and random rank the same items for the same users."
+)
+EPOCHS = "Means over each epoch's steps. A ring marks the epoch that this page analyses."
+
+
+def write_report(runs: Sequence[str], out: str = "report.html", data_path: str = "") -> Path:
+    """Writes one HTML page, complete in itself, about one or several runs; returns its path.
+
+    Args:
+        runs: directories of runs, finished or not.
+        out: the page's file.
+        data_path: dataset folder, if it has moved since training.
+
+    Raises RunError, DatasetError, ConfigError for a directory that is no run (or `out`, if it is
+    one), data that has changed, a missing Matplotlib.
+    """
+    require_matplotlib()
+    path = Path(out)
+    if path.is_dir():
+        raise RunError(f"{path} is a directory: name the page's file with --out")
+    page = render(load_runs(runs, data_path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+    return path
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as HTML."""
+    analysed = [run for run in runs if run.analysis]
+    sections = [
+        ("Result", headline(runs)),
+        ("Training", training(runs)),
+        *(analysis_sections(analysed) if analysed else []),
+        ("Settings", settings(runs)),
+        ("Environment", environment_section(runs)),
+    ]
+    return html.document("Report: " + ", ".join(run.label for run in runs), sections)
+
+
+def headline(runs: Sequence[Run]) -> str:
+    """What came out, one column a run."""
+    columns = [headline_column(run) for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(column.get(name, "-") for column in columns)] for name in names]
+    notes = "".join(
+        html.paragraph(f"{run.label} has nothing to analyse yet: {run.why_not}")
+        for run in runs
+        if not run.analysis
+    )
+    head = ["", *(run.label for run in runs)]
+    return html.paragraph(RESULT) + notes + html.table("Headline", head, rows)
+
+
+def headline_column(run: Run) -> dict[str, str]:
+    """Named facts about one run."""
+    data, records = run.dataset, run.records
+    column = {
+        "state": "finished" if run.finished else "running or cut short",
+        "dataset": f"{data['name']}: {data['users']:,} users, {data['items']:,} items",
+        "modalities": ", ".join(f"{name} ({w})" for name, w in data["modalities"].items()),
+        "epochs": f"{len(records)}",
+    }
+    if records:
+        seconds = [record["seconds"] for record in records]
+        column["seconds per epoch, median"] = f"{statistics.median(seconds):.1f}"
+        column["seconds of the first epoch, which compiles"] = f"{seconds[0]:.1f}"
+    if run.analysis:
+        best = [record for record in records if record["step"] == run.analysis["step"]]
+        if best:
+            column["best epoch"] = f"{best[0]['epoch']}"
+        names = [f"{name}@{run.analysis['k']}" for name in ("recall", "ndcg")]
+        for name in dict.fromkeys([run.config.train.monitor, *names]):
+            if best:
+                column[f"validation {name}"] = f"{best[0][f'validation/{name}']:.4f}"
+        for name in names:
+            for ranking in (MODEL, POPULARITY, RANDOM):
+                value = run.analysis["metrics"][ranking][name]
+                which = "" if ranking == MODEL else f", {ranking}"
+                column[f"{run.analysis['split']} {name}{which}"] = f"{value:.4f}"
+    return column
+
+
+def training(runs: Sequence[Run]) -> str:
+    """Curves from the log."""
+    groups = {
+        "Validation": panels.validation_panels(runs),
+        "Losses": panels.loss_panels(runs),
+        "The adversarial game": panels.game_panels(runs),
+    }
+    if not any(groups.values()):
+        return html.paragraph("No epoch has ended yet.")
+    return html.paragraph(EPOCHS) + "".join(
+        html.heading(name) + html.panels(pictures) for name, pictures in groups.items() if pictures
+    )
+
+
+def settings(runs: Sequence[Run]) -> str:
+    """Every setting of every run; those that are not the default or differ are marked."""
+    defaults, flat = flatten(Config()), [flatten(run.config) for run in runs]
+    changed, others = [], []
+    for key, default in defaults.items():
+        values = [each[key] for each in flat]
+        differ = any(value != values[0] for value in values)
+        if differ or values[0] != default:
+            note = "differs between the runs" if differ else "not the default"
+            cells = [_plain(v) if v == default else Marked(_plain(v)) for v in values]
+            changed.append([key, *cells, _plain(default), note])
+        else:
+            others.append([key, *map(_plain, values)])
+    labels = [run.label for run in runs]
+    first = html.table(
+        "Settings that are not the default, or differ", ["", *labels, "default", "note"], changed
+    )
+    rest = html.table("Settings at their default", ["", *labels], others)
+    return first + html.details(f"The other {len(others)} settings, all at their default", rest)
+
+
+def environment_section(runs: Sequence[Run]) -> str:
+    """Versions and devices."""
+    columns = [_flat_environment(run.environment) for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(column.get(name, "-") for column in columns)] for name in names]
+    return html.table("What the runs ran on", ["", *(run.label for run in runs)], rows)
+
+
+def _flat_environment(environment: dict[str, Any]) -> dict[str, str]:
+    flat = {}
+    for name, value in environment.items():
+        for key, entry in value.items() if isinstance(value, dict) else [(name, value)]:
+            flat[str(key)] = _plain(entry)
+    return flat
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None or value == "" else str(value)

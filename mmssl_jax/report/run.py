@@ -1,0 +1,199 @@
+"""Reads a run's directory and analyses its best checkpoint."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mmssl_jax.checkpoint import CheckpointError
+from mmssl_jax.config import Config
+from mmssl_jax.model.mmssl import Embeddings
+from mmssl_jax.parallel import in_float32
+from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
+from mmssl_jax.report.analysis import (
+    concentration,
+    found_by_popularity,
+    group_bounds,
+    group_of,
+    item_counts,
+    list_metrics,
+    metrics_by_activity,
+    principal_map,
+    weight_distribution,
+)
+from mmssl_jax.report.lists import rank_lists
+from mmssl_jax.report.samples import sample_recommendations, sample_rows
+from mmssl_jax.reporting.log import read_records
+from mmssl_jax.run_config import read_config
+from mmssl_jax.training.loop import RunError
+from mmssl_jax.training.problem import Problem
+from mmssl_jax.training.restore import restore_run
+from mmssl_jax.training.state import TrainState
+from mmssl_jax.training.step import forward
+
+MOST_MAPPED = 3000  # items of a map; more would only overlap
+SAMPLE_LENGTH = 10
+MODEL, POPULARITY, RANDOM = "MMSSL", "popularity", "random"
+
+
+class Run(NamedTuple):
+    """What a page says of one run; every dict holds plain values or NumPy arrays.
+
+    number: its place on the page, from 0, which gives its colour. finished: whether the run came to
+    its end. analysis: of the best epoch so far (`analyse`), None if there is no checkpoint, and
+    then `why_not` says so.
+    """
+
+    number: int
+    label: str
+    config: Config
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    records: list[dict[str, Any]]
+    finished: bool
+    analysis: dict[str, Any] | None
+    why_not: str
+
+
+def load_runs(paths: Sequence[str | Path], data_path: str = "") -> list[Run]:
+    """Reads and analyses runs; their labels are their directories' names, or paths if equal.
+
+    Raises RunError or DatasetError for a directory that is no run, or data that has changed.
+    """
+    names = [Path(path).resolve().name for path in paths]
+    labels = [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
+    return [
+        load_run(Path(path), label, data_path, number)
+        for number, (path, label) in enumerate(zip(paths, labels, strict=True))
+    ]
+
+
+def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Run:
+    """Reads one run, whether it has ended or not, and analyses its best checkpoint."""
+    for name in ("config.yaml", "dataset.json"):
+        if not (path / name).is_file():
+            raise RunError(f"{path / name} is missing: {path} is not the directory of a run")
+    log, environment = path / "metrics.jsonl", path / "environment.json"
+    analysis, why_not = None, ""
+    try:
+        analysis = analyse(*restore_run(path, "best", data_path, devices=1))
+    except CheckpointError as error:
+        why_not = str(error)
+    return Run(
+        number=number,
+        label=label,
+        config=read_config(path / "config.yaml"),
+        dataset=json.loads((path / "dataset.json").read_text()),
+        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+        records=read_records(log) if log.is_file() else [],
+        finished=(path / "result.json").is_file(),
+        analysis=analysis,
+        why_not=why_not,
+    )
+
+
+def all_embeddings(problem: Problem, state: TrainState) -> Embeddings:
+    """All embeddings of a state in evaluation mode."""
+    compiled = jax.jit(
+        in_float32(
+            lambda generator, learned, inputs: forward(
+                generator, learned, inputs, problem.config, problem.sizes, None
+            )
+        )
+    )
+    embeddings: Embeddings = compiled(state.generator, state.learned, problem.inputs)
+    return embeddings
+
+
+def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
+    """Everything a page shows of a state, on the test split, or on validation without one.
+
+    Returns "split", "step", "ks", "k" (that of `train.monitor`), "metrics" by ranking, "activity"
+    and "found" by ranking, "concentration" by ranking and of the training data, "weights" of users
+    and items, "maps" by name with "map_popularity", and "samples".
+    """
+    dataset, config = problem.dataset, problem.config
+    split = "test" if len(dataset.test) else "validation"
+    held_out = dataset.splits[split]
+    seen = dataset.train
+    if split == "test" and config.eval.mask == "train_validation":
+        seen = np.concatenate([seen, dataset.validation])
+    ks, k = sorted(set(config.eval.ks)), int(config.train.monitor.split("@")[1])
+    length = min(max(*ks, SAMPLE_LENGTH), dataset.n_items)
+
+    embeddings = all_embeddings(problem, state)
+    size = dataset.n_users, dataset.n_items
+    rankings = {
+        MODEL: (embeddings.user, embeddings.item),
+        POPULARITY: popularity_vectors(dataset.train, *size),
+        RANDOM: random_vectors(config.train.seed, *size),
+    }
+    lists = {
+        name: rank_lists(vectors, seen, held_out, length, config.eval.block_users)
+        for name, vectors in rankings.items()
+    }
+    item_degrees = np.bincount(dataset.train[:, 1], minlength=dataset.n_items)
+    user_degrees = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
+    ranked_degrees = user_degrees[lists[MODEL].users]
+    user_bounds = group_bounds(ranked_degrees)
+    item_bounds = group_bounds(item_degrees[held_out[:, 1]])
+    shown = {name: lists[name] for name in (MODEL, POPULARITY)}
+    rows = sample_rows(group_of(ranked_degrees, user_bounds))
+    return {
+        "split": split,
+        "step": int(state.step),
+        "ks": ks,
+        "k": k,
+        "metrics": {name: list_metrics(each, ks) for name, each in lists.items()},
+        "activity": {
+            name: metrics_by_activity(each, ranked_degrees, user_bounds, k)
+            for name, each in shown.items()
+        },
+        "found": {
+            name: found_by_popularity(each, held_out, item_degrees, item_bounds, k)
+            for name, each in shown.items()
+        },
+        "concentration": {
+            "training": concentration(item_degrees, item_degrees),
+            **{
+                name: concentration(item_counts(each.items[:, :k], dataset.n_items), item_degrees)
+                for name, each in shown.items()
+            },
+        },
+        "weights": modality_weights(embeddings, dataset.modalities),
+        **item_maps(embeddings, item_degrees),
+        "samples": sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),
+    }
+
+
+def modality_weights(embeddings: Embeddings, modalities: Sequence[str]) -> dict[str, Any]:
+    """Distribution of the attention's weights, {"users": ..., "items": ...}."""
+    sides = {
+        "users": embeddings.modality_weight_user,
+        "items": embeddings.modality_weight_item,
+    }
+    return {
+        side: weight_distribution(np.asarray(weights), modalities)
+        for side, weights in sides.items()
+    }
+
+
+def item_maps(embeddings: Embeddings, item_degrees: np.ndarray) -> dict[str, Any]:
+    """Maps of each modality's item features and of the final item embeddings.
+
+    Returns {"maps": {name: principal_map}, "map_popularity": training interactions of the mapped
+    items}, the same MOST_MAPPED items in every map.
+    """
+    n_items = len(item_degrees)
+    chosen = np.arange(n_items)
+    if n_items > MOST_MAPPED:
+        chosen = np.sort(np.random.default_rng(0).choice(n_items, MOST_MAPPED, replace=False))
+    named = {f"feature: {m}": x for m, x in embeddings.feature_item.items()}
+    maps = {
+        name: principal_map(np.asarray(x)[chosen])
+        for name, x in (named | {"final embedding": embeddings.item}).items()
+    }
+    return {"maps": maps, "map_popularity": item_degrees[chosen]}
