@@ -61,15 +61,21 @@ def restore_record(manager: ocp.CheckpointManager) -> dict[str, Any]:
     return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
 
+def abstract_tree(tree: Any) -> Any:
+    """Shapes, types and devices of a tree of arrays, which outlive the arrays."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
 def restore_tree(manager: ocp.CheckpointManager, like: Any) -> Any:
-    """The tree of the newest checkpoint, on the devices of `like`, a tree of the same structure.
+    """The tree of the newest checkpoint, on the devices of `like`, a tree of the same structure,
+    of arrays or abstract.
 
     Raises CheckpointError when there is none, or its arrays have other names or shapes.
     """
     step = manager.latest_step()
     if step is None:
         raise CheckpointError(f"no finished checkpoint in {manager.directory}: nothing to restore")
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = abstract_tree(like)
     try:
         return manager.restore(
             step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))

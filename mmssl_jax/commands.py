@@ -23,7 +23,8 @@ from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import markdown_text
 from mmssl_jax.study.variants import StudyName
-from mmssl_jax.training.loop import RunError, fit
+from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.loop import fit
 from mmssl_jax.training.restore import evaluate_run
 
 # What a user can mend: shown as a message, without a traceback.

@@ -39,6 +39,7 @@ def spread(
     devices: Sequence[jax.Device],
     transform: Transform,
     sharded: Sequence[bool],
+    donated: Sequence[int] = (),
 ) -> Callable[..., Any]:
     """Compiles a per-device function into a call over all `devices`.
 
@@ -46,6 +47,7 @@ def spread(
       function: sees one share of each sharded argument, without the leading axis of len(devices),
         and uses the collectives of this file with `AXIS`. Its outputs must be equal on all devices.
       sharded: for each positional argument, whether it is sharded (else replicated).
+      donated: positions of arguments whose memory the outputs take over.
     Returns: a callable of the whole arguments; its outputs carry no device axis.
     """
     function = in_float32(function)
@@ -58,6 +60,7 @@ def spread(
             in_axes=(0, *(0 if is_sharded else None for is_sharded in sharded)),
             out_axes=None,
             devices=list(devices),
+            donate_argnums=tuple(position + 1 for position in donated),
         )
         return lambda *arguments: mapped(numbers, *arguments)
 
@@ -74,7 +77,8 @@ def spread(
     return jax.jit(
         jax.shard_map(
             on_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
-        )
+        ),
+        donate_argnums=tuple(donated),
     )
 
 

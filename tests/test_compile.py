@@ -9,7 +9,7 @@ import pytest
 
 from mmssl_jax.data.synthetic import planted_dataset
 from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
-from mmssl_jax.training import loop
+from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import compile_programs, load_problem, new_state
 from mmssl_jax.training.refresh import rebuild_for_all
@@ -78,7 +78,7 @@ def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
 
 
 def test_a_run_compiles_nothing_after_its_first_epoch(tmp_path, monkeypatch):
-    counts, real = [], loop.epoch_line
+    counts, real = [], epochs.epoch_line
     config = tiny_config("paper", {"game.weight": 0.0})
     with compilations() as names:
 
@@ -86,7 +86,7 @@ def test_a_run_compiles_nothing_after_its_first_epoch(tmp_path, monkeypatch):
             counts.append(len(names))
             return real(*arguments)
 
-        monkeypatch.setattr(loop, "epoch_line", count)
+        monkeypatch.setattr(epochs, "epoch_line", count)
         fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
     assert counts[0] > 0
     assert counts == [counts[0]] * 3

@@ -11,8 +11,9 @@ from mmssl_jax.checkpoint import open_checkpoints, restore_record
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import read_records
-from mmssl_jax.training import loop
-from mmssl_jax.training.loop import Progress, RunError, fit
+from mmssl_jax.training import epochs
+from mmssl_jax.training.epochs import Progress, RunError
+from mmssl_jax.training.loop import fit
 from tests.tiny import STEPS, share_programs, tiny_config, tiny_dataset
 
 
@@ -165,13 +166,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
 
 
 def test_the_last_good_checkpoint_survives(tmp_path, monkeypatch):
-    config, run, real = tiny_config(), tmp_path / "run", loop.check_finite
+    config, run, real = tiny_config(), tmp_path / "run", epochs.check_finite
 
     def break_epoch_1(losses, epoch, run):
         real({**losses, "bpr": math.nan if epoch == 1 else 0.0}, epoch, run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "check_finite", break_epoch_1)
+        patch.setattr(epochs, "check_finite", break_epoch_1)
         with pytest.raises(RunError, match="epoch 1: bpr not finite; the state before"):
             fit(config, run, dataset=tiny_dataset(), quiet=True)
     assert [record["epoch"] for record in read_records(run / "metrics.jsonl")] == [0]
@@ -183,7 +184,7 @@ def test_the_last_good_checkpoint_survives(tmp_path, monkeypatch):
 
 def test_best_is_whole_before_last_and_logged_before_both(finished, tmp_path, monkeypatch):
     """So that a run killed at any moment has the best epoch and the log that `last` tells of."""
-    run, seen, real = tmp_path / "run", [], loop.save_checkpoint
+    run, seen, real = tmp_path / "run", [], epochs.save_checkpoint
 
     def watch(manager, step, tree, record):
         if manager.directory.name == "last":
@@ -194,7 +195,7 @@ def test_best_is_whole_before_last_and_logged_before_both(finished, tmp_path, mo
                 seen.append((best.latest_step() == STEPS * (best_epoch + 1), len(logged)))
         real(manager, step, tree, record)
 
-    monkeypatch.setattr(loop, "save_checkpoint", watch)
+    monkeypatch.setattr(epochs, "save_checkpoint", watch)
     fit(tiny_config(), run, dataset=tiny_dataset(), quiet=True)
     assert seen == [(True, 1), (True, 2), (True, 3)]
 

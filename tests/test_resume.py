@@ -14,7 +14,7 @@ import pytest
 from mmssl_jax.commands import train_command
 from mmssl_jax.config import override
 from mmssl_jax.reporting.log import read_records
-from mmssl_jax.training import loop
+from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
 from tests.tiny import (
     CHANGES,
@@ -73,7 +73,7 @@ class Dies(BaseException):
 
 def die_at(monkeypatch, save_number: int):
     """The process dies instead of its save of that number."""
-    real, count = loop.save_checkpoint, 0
+    real, count = epochs.save_checkpoint, 0
 
     def save(*arguments):
         nonlocal count
@@ -82,7 +82,7 @@ def die_at(monkeypatch, save_number: int):
             raise Dies
         real(*arguments)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(epochs, "save_checkpoint", save)
 
 
 def test_the_best_checkpoint_moves_in_these_runs(alone):
@@ -130,7 +130,7 @@ def test_died_between_two_saves(alone, tmp_path, monkeypatch, number):
 def test_died_before_its_first_checkpoint(alone, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "check_finite", lambda *_: (_ for _ in ()).throw(Dies))
+        patch.setattr(epochs, "check_finite", lambda *_: (_ for _ in ()).throw(Dies))
         with pytest.raises(Dies):
             train(config_of("released"), run)
     assert not (run / "metrics.jsonl").exists()

@@ -13,7 +13,7 @@ from mmssl_jax.study import run as study_run
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import csv_text, markdown_text, paired_p_value, summarize, table_rows
 from mmssl_jax.study.variants import BASE, Variant, ablations, configure, study_variants
-from mmssl_jax.training.loop import RunError
+from mmssl_jax.training.epochs import RunError
 from tests.tiny import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
 

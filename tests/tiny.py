@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,7 +79,8 @@ def share_programs(patch: pytest.MonkeyPatch) -> None:
         return _compiled[key]
 
     patch.setattr(loop, "compile_programs", lambda problem: shared(problem)[0])
-    patch.setattr(loop, "new_state", lambda problem: shared(problem)[1])
+    # A run uses its state up.
+    patch.setattr(loop, "new_state", lambda problem: jax.tree.map(jnp.copy, shared(problem)[1]))
 
 
 _compiled: dict[tuple[Config, str], tuple[Programs, TrainState]] = {}

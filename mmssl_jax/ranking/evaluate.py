@@ -14,7 +14,20 @@ from mmssl_jax.ranking.metrics import means, metric_names, metric_sums, relevanc
 from mmssl_jax.ranking.topk import top_k_unseen
 
 Vectors = Float[Array | np.ndarray, "_ D"]
-Evaluator = Callable[[Vectors, Vectors], dict[str, float]]
+
+
+class Evaluator(NamedTuple):
+    """One split, ready to be ranked: `evaluator(user_vectors, item_vectors)` is its metrics.
+
+    start sends the work to the devices and returns at once; finish waits for what it returned.
+    """
+
+    start: Callable[[Vectors, Vectors], jax.Array]
+    finish: Callable[[jax.Array], dict[str, float]]
+
+    def __call__(self, user_vectors: Vectors, item_vectors: Vectors) -> dict[str, float]:
+        """Metrics of the ranking by inner product."""
+        return self.finish(self.start(user_vectors, item_vectors))
 
 
 class UserBlocks(NamedTuple):
@@ -184,17 +197,20 @@ def make_evaluator(
 
     compiled = spread(sums_of, devices, transform, (False, False, True))
 
-    def evaluator(user_vectors: Vectors, item_vectors: Vectors) -> dict[str, float]:
+    def start(user_vectors: Vectors, item_vectors: Vectors) -> jax.Array:
         if (len(user_vectors), len(item_vectors)) != (n_users, n_items):
             raise ValueError(
                 f"got {len(user_vectors)} user and {len(item_vectors)} item vectors, but this "
                 f"split has {n_users} users and {n_items} items"
             )
-        vectors = replicate((user_vectors, item_vectors), devices)
-        sums = jax.device_get(compiled(*vectors, blocks)).astype(np.float64)
-        return means(dict(zip(metric_names(ks), sums, strict=True)))
+        sums: jax.Array = compiled(*replicate((user_vectors, item_vectors), devices), blocks)
+        return sums
 
-    return evaluator
+    def finish(sums: jax.Array) -> dict[str, float]:
+        values = jax.device_get(sums).astype(np.float64)
+        return means(dict(zip(metric_names(ks), values, strict=True)))
+
+    return Evaluator(start, finish)
 
 
 def _check_edges(name: str, edges: np.ndarray, n_users: int, n_items: int) -> None:

@@ -28,7 +28,7 @@ from mmssl_jax.report.lists import rank_lists
 from mmssl_jax.report.samples import sample_recommendations, sample_rows
 from mmssl_jax.reporting.log import read_records
 from mmssl_jax.run_config import read_config
-from mmssl_jax.training.loop import RunError
+from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.problem import Problem
 from mmssl_jax.training.restore import restore_run
 from mmssl_jax.training.state import TrainState

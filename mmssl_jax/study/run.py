@@ -11,7 +11,8 @@ from mmssl_jax.reporting.log import write_text
 from mmssl_jax.run_config import config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
 from mmssl_jax.study.variants import StudyName, Variant, configure, study_variants
-from mmssl_jax.training.loop import RunError, fit
+from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import load_dataset
 
 

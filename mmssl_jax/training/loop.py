@@ -1,37 +1,39 @@
-"""The host's side of training: epochs, validation, early stopping, checkpoints, log."""
+"""A run from its start, or from where it stopped, to its result."""
 
 import json
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import (
+    abstract_tree,
     open_checkpoints,
     restore_record,
     restore_tree,
-    save_checkpoint,
 )
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
 from mmssl_jax.reporting.environment import environment
-from mmssl_jax.reporting.events import WriteEvents, event_writer, require_tensorboard
+from mmssl_jax.reporting.events import event_writer, require_tensorboard
 from mmssl_jax.reporting.log import (
-    append_record,
-    epoch_line,
     keep_records_until,
     metric_table,
     write_json,
     write_text,
 )
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
+from mmssl_jax.training.epochs import (
+    Checkpoints,
+    OnEpoch,
+    Outlets,
+    Progress,
+    RunError,
+    train_epochs,
+)
 from mmssl_jax.training.problem import (
     Problem,
     Programs,
@@ -42,45 +44,13 @@ from mmssl_jax.training.problem import (
 from mmssl_jax.training.state import TrainState
 
 
-class RunError(RuntimeError):
-    """A run that cannot start, continue or go on; the message says what to do."""
-
-
-class Progress(NamedTuple):
-    """How far a run is, and what early stopping knows."""
-
-    epochs: int = 0
-    steps: int = 0
-    best: float = -math.inf
-    best_epoch: int = -1
-    misses: int = 0
-
-    def after(self, value: float, steps: int) -> "Progress":
-        """Progress after one more epoch with this validation value."""
-        if value > self.best:
-            return Progress(self.epochs + 1, steps, value, self.epochs, 0)
-        return self._replace(epochs=self.epochs + 1, steps=steps, misses=self.misses + 1)
-
-    def is_over(self, config: Config) -> bool:
-        """Whether the run has reached its epochs, its steps, or the end of its patience."""
-        train = config.train
-        out_of_steps = train.max_steps and self.steps >= train.max_steps
-        return bool(self.epochs >= train.epochs or out_of_steps or self.misses > train.patience)
-
-
-class Checkpoints(NamedTuple):
-    """The two checkpoint managers of a run."""
-
-    best: ocp.CheckpointManager
-    last: ocp.CheckpointManager
-
-
 def fit(
     config: Config,
     run: Path,
     resume: bool = False,
     dataset: Dataset | None = None,
     quiet: bool = False,
+    on_epoch: OnEpoch = lambda epoch, validation: False,
 ) -> dict[str, Any]:
     """Trains to the early stop, then evaluates the best epoch on validation and test.
 
@@ -88,6 +58,7 @@ def fit(
       run: the run's directory; new, or with `resume` one that holds a run of the same settings.
       dataset: used instead of reading the configured one.
       quiet: prints nothing and shows no progress bar.
+      on_epoch: called with each epoch's number and validation metrics; True ends the run there.
     Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines"}`,
       which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
@@ -115,11 +86,11 @@ def fit(
         if resume:
             state, progress = restore_last(checkpoints, state, run)
             say(f"continuing after epoch {progress.epochs - 1}, step {progress.steps}")
+        like = abstract_tree(state)
         try:
             say("training; the first epoch takes longer, since it compiles")
-            state = train_epochs(
-                problem, programs, state, progress, checkpoints, run, write_events, say, quiet
-            )
+            outlets = Outlets(run, checkpoints, write_events, say, quiet)
+            train_epochs(problem, programs, state, progress, outlets, on_epoch)
         except KeyboardInterrupt:
             say(f"stopped; continue with: python train.py --run {run} --resume")
             raise
@@ -127,7 +98,7 @@ def fit(
             checkpoints.best.wait_until_finished()
             checkpoints.last.wait_until_finished()
         say(f"ended; the best epoch by validation {config.train.monitor} is restored")
-        result = conclude(problem, programs, state, checkpoints, run)
+        result = conclude(problem, programs, like, checkpoints, run)
         test = {f"test/{name}": value for name, value in result.get("test", {}).items()}
         write_events({"step": result["best_step"], **test})
     for split in ("validation", "test"):
@@ -206,92 +177,8 @@ def restore_last(
     return restore_tree(checkpoints.last, like), progress
 
 
-def train_epochs(
-    problem: Problem,
-    programs: Programs,
-    state: TrainState,
-    progress: Progress,
-    checkpoints: Checkpoints,
-    run: Path,
-    write_events: WriteEvents,
-    say: Callable[[str], None],
-    quiet: bool,
-) -> TrainState:
-    """Runs epochs until the run is over, saving `last` after each and `best` after the best.
-
-    Raises RunError when a loss is no longer finite; the checkpoints of the epoch before remain.
-    """
-    config, steps_per_epoch = problem.config, problem.sizes.steps_per_epoch
-    evaluate = programs.evaluators["validation"]
-    most_steps = config.train.max_steps or config.train.epochs * steps_per_epoch
-    bar = tqdm(
-        total=most_steps, initial=progress.steps, unit="step", disable=quiet, dynamic_ncols=True
-    )
-    with bar:
-        while not progress.is_over(config):
-            bar.set_description(f"epoch {progress.epochs}")
-            started = time.perf_counter()
-            n_steps = min(steps_per_epoch, most_steps - progress.steps)
-            # No array may come to the host by accident while the device works.
-            with jax.transfer_guard_device_to_host("disallow"):
-                state, metrics = programs.run_steps(state, n_steps)
-            losses = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            check_finite(losses, progress.epochs, run)
-            vectors = programs.embed(state)
-            check_finite_vectors(vectors, progress.epochs, run)
-            validation = evaluate(*vectors)
-            epoch, is_whole = progress.epochs, n_steps == steps_per_epoch
-            if is_whole:
-                value = validation[config.train.monitor]
-                progress = progress.after(value, progress.steps + n_steps)
-                is_best = progress.misses == 0
-            else:
-                # The end of `max_steps` inside an epoch: not an epoch that counts, so a run that is
-                # continued repeats it as a whole, and it is the best only if there is no other.
-                best_epoch = max(progress.best_epoch, 0)
-                progress = progress._replace(steps=progress.steps + n_steps, best_epoch=best_epoch)
-                is_best = checkpoints.best.latest_step() is None
-            record = {
-                "epoch": epoch,
-                "step": progress.steps,
-                "seconds": round(time.perf_counter() - started, 3),
-                **losses,
-                **{f"validation/{name}": number for name, number in validation.items()},
-            }
-            saved = {"progress": progress._asdict(), "validation": validation}
-            # The log and `best` are whole before `last` says that this epoch is done; a resumed run
-            # cuts the log back to `last`.
-            append_record(run / "metrics.jsonl", record)
-            write_events(record)
-            if is_best:
-                save_checkpoint(checkpoints.best, progress.steps, state, saved)
-                checkpoints.best.wait_until_finished()
-            if is_whole:
-                save_checkpoint(checkpoints.last, progress.steps, state, saved)
-            say(epoch_line(record, config.train.monitor, is_best))
-            bar.update(n_steps)
-            bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
-    return state
-
-
-def check_finite_vectors(vectors: tuple[jax.Array, jax.Array], epoch: int, run: Path) -> None:
-    """Raises RunError when an epoch's last update has made an embedding NaN or infinite."""
-    finite = all(bool(jnp.all(jnp.isfinite(side))) for side in vectors)
-    check_finite({} if finite else {"embeddings": math.nan}, epoch, run)
-
-
-def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
-    """Raises RunError when a loss is NaN or infinite."""
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise RunError(
-            f"epoch {epoch}: {', '.join(broken)} not finite; the state before this epoch is kept "
-            f"in {run / 'checkpoints' / 'last'}. Lower optim.lr, optim.critic_lr or game.weight"
-        )
-
-
 def conclude(
-    problem: Problem, programs: Programs, like: TrainState, checkpoints: Checkpoints, run: Path
+    problem: Problem, programs: Programs, like: Any, checkpoints: Checkpoints, run: Path
 ) -> dict[str, Any]:
     """Restores the best epoch, evaluates it and the baselines, and writes `result.json`."""
     record = restore_record(checkpoints.best)

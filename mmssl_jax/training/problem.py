@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmssl_jax.config import Config, ConfigError, DataConfig
@@ -86,6 +87,7 @@ class Programs(NamedTuple):
 
     run_steps: Callable[[TrainState, int], tuple[TrainState, Metrics]]
     embed: Callable[[TrainState], tuple[jax.Array, jax.Array]]
+    copy: Callable[[TrainState], TrainState]
     evaluators: dict[str, Evaluator]  # by held-out split that has interactions
 
 
@@ -95,6 +97,7 @@ def compile_programs(problem: Problem) -> Programs:
     return Programs(
         compile_steps(problem),
         compile_embedding(problem),
+        jax.jit(lambda state: jax.tree.map(jnp.copy, state)),
         {
             split: split_evaluator(problem, split)
             for split in splits
@@ -106,7 +109,8 @@ def compile_programs(problem: Problem) -> Programs:
 def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
     """A function `(state, n_steps) -> (state, mean metrics)` over all devices.
 
-    It compiles once for each number of steps: an epoch's, and that of a last, shorter one.
+    It compiles once for each number of steps: an epoch's, and that of a last, shorter one. The
+    state is donated: its memory becomes that of the new state, and it can be used no more.
     Raises ConfigError when the devices cannot share the batch equally.
     """
     config, sizes = problem.config, problem.sizes
@@ -125,6 +129,7 @@ def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainSt
                 problem.devices,
                 config.parallel.transform,
                 (False, False),
+                donated=(0,),
             )
         return by_length[n_steps](state, problem.inputs)
 

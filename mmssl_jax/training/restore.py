@@ -8,7 +8,7 @@ from mmssl_jax.checkpoint import CheckpointError, open_checkpoints, restore_tree
 from mmssl_jax.config import override
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.run_config import read_config
-from mmssl_jax.training.loop import RunError
+from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.problem import (
     Problem,
     compile_embedding,

@@ -1,0 +1,197 @@
+"""The loop over epochs. The host dispatches an epoch before it reads the figures of the last one,
+so that the device does not wait while the host logs and saves."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from mmssl_jax.checkpoint import save_checkpoint
+from mmssl_jax.config import Config
+from mmssl_jax.reporting.events import WriteEvents
+from mmssl_jax.reporting.log import append_record, epoch_line
+from mmssl_jax.training.problem import Problem, Programs
+from mmssl_jax.training.state import TrainState
+from mmssl_jax.training.step import Metrics
+
+
+class RunError(RuntimeError):
+    """A run that cannot start, continue or go on; the message says what to do."""
+
+
+class Progress(NamedTuple):
+    """How far a run is, and what early stopping knows."""
+
+    epochs: int = 0
+    steps: int = 0
+    best: float = -math.inf
+    best_epoch: int = -1
+    misses: int = 0
+
+    def after(self, value: float, steps: int) -> "Progress":
+        """Progress after one more epoch with this validation value."""
+        if value > self.best:
+            return Progress(self.epochs + 1, steps, value, self.epochs, 0)
+        return self._replace(epochs=self.epochs + 1, steps=steps, misses=self.misses + 1)
+
+    def is_over(self, config: Config) -> bool:
+        """Whether the run has reached its epochs, its steps, or the end of its patience."""
+        train = config.train
+        out_of_steps = train.max_steps and self.steps >= train.max_steps
+        return bool(self.epochs >= train.epochs or out_of_steps or self.misses > train.patience)
+
+    def may_end(self, config: Config, n_steps: int) -> bool:
+        """Whether one more epoch, of this many steps, can be the last, whatever it brings."""
+        return self.after(-math.inf, self.steps + n_steps).is_over(config)
+
+
+class Checkpoints(NamedTuple):
+    """The two checkpoint managers of a run."""
+
+    best: ocp.CheckpointManager
+    last: ocp.CheckpointManager
+
+
+class Outlets(NamedTuple):
+    """Where an epoch's figures go: the run's directory and checkpoints, events, and the screen."""
+
+    run: Path
+    checkpoints: Checkpoints
+    write_events: WriteEvents
+    say: Callable[[str], None]
+    quiet: bool
+
+
+class Epoch(NamedTuple):
+    """A dispatched epoch, whose figures the device may still be computing."""
+
+    n_steps: int
+    state: TrainState  # a copy: the next epoch reuses the original's memory
+    metrics: Metrics
+    finite: jax.Array
+    ranking: jax.Array
+
+
+# Called with the number of an epoch and its validation metrics; True ends the run.
+OnEpoch = Callable[[int, dict[str, float]], bool]
+
+
+def train_epochs(
+    problem: Problem,
+    programs: Programs,
+    state: TrainState,
+    progress: Progress,
+    outlets: Outlets,
+    on_epoch: OnEpoch = lambda epoch, validation: False,
+) -> None:
+    """Runs epochs until the run is over, saving `last` after each and `best` after the best.
+
+    An epoch is dispatched before the last one's figures are read, unless these may end the run.
+    `state` is used up. Raises RunError when a loss or an embedding is no longer finite; the
+    checkpoints of the epoch before remain.
+    """
+    config, per_epoch = problem.config, problem.sizes.steps_per_epoch
+    most_steps = config.train.max_steps or config.train.epochs * per_epoch
+    bar = tqdm(
+        total=most_steps,
+        initial=progress.steps,
+        unit="step",
+        disable=outlets.quiet,
+        dynamic_ncols=True,
+    )
+    steps, waiting, read_at = progress.steps, None, time.perf_counter()
+    with bar:
+        while waiting or not progress.is_over(config):
+            epoch = None
+            if waiting is None or not progress.may_end(config, waiting.n_steps):
+                bar.set_description(f"epoch {progress.epochs + bool(waiting)}")
+                state, epoch = dispatch_epoch(programs, state, min(per_epoch, most_steps - steps))
+                steps += epoch.n_steps
+            if waiting:
+                seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
+                progress, stop = read_epoch(
+                    problem, programs, waiting, progress, seconds, outlets, bar, on_epoch
+                )
+                if stop:
+                    return
+            waiting = epoch
+
+
+def dispatch_epoch(programs: Programs, state: TrainState, n_steps: int) -> tuple[TrainState, Epoch]:
+    """Sends an epoch and its validation to the device; returns before they are done."""
+    # No array may come to the host by accident while the device works.
+    with jax.transfer_guard_device_to_host("disallow"):
+        state, metrics = programs.run_steps(state, n_steps)
+        vectors = programs.embed(state)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(side)) for side in vectors]))
+        ranking = programs.evaluators["validation"].start(*vectors)
+        return state, Epoch(n_steps, programs.copy(state), metrics, finite, ranking)
+
+
+def read_epoch(
+    problem: Problem,
+    programs: Programs,
+    epoch: Epoch,
+    progress: Progress,
+    seconds: float,
+    outlets: Outlets,
+    bar: tqdm,
+    on_epoch: OnEpoch,
+) -> tuple[Progress, bool]:
+    """Waits for an epoch's figures, logs them and saves its state.
+
+    Returns the progress after it, and whether `on_epoch` ends the run.
+    """
+    config, run, checkpoints = problem.config, outlets.run, outlets.checkpoints
+    losses = {name: float(value) for name, value in jax.device_get(epoch.metrics).items()}
+    number, is_whole = progress.epochs, epoch.n_steps == problem.sizes.steps_per_epoch
+    check_finite(losses, number, run)
+    check_finite({} if bool(epoch.finite) else {"embeddings": math.nan}, number, run)
+    validation = programs.evaluators["validation"].finish(epoch.ranking)
+    if is_whole:
+        value = validation[config.train.monitor]
+        progress = progress.after(value, progress.steps + epoch.n_steps)
+        is_best = progress.misses == 0
+    else:
+        # The end of `max_steps` inside an epoch: not an epoch that counts, so a run that is
+        # continued repeats it as a whole, and it is the best only if there is no other.
+        best_epoch = max(progress.best_epoch, 0)
+        progress = progress._replace(steps=progress.steps + epoch.n_steps, best_epoch=best_epoch)
+        is_best = checkpoints.best.latest_step() is None
+    record = {
+        "epoch": number,
+        "step": progress.steps,
+        "seconds": round(seconds, 3),
+        **losses,
+        **{f"validation/{name}": figure for name, figure in validation.items()},
+    }
+    saved = {"progress": progress._asdict(), "validation": validation}
+    # The log and `best` are whole before `last` says that this epoch is done; a resumed run cuts
+    # the log back to `last`.
+    append_record(run / "metrics.jsonl", record)
+    outlets.write_events(record)
+    if is_best:
+        save_checkpoint(checkpoints.best, progress.steps, epoch.state, saved)
+        checkpoints.best.wait_until_finished()
+    if is_whole:
+        save_checkpoint(checkpoints.last, progress.steps, epoch.state, saved)
+    outlets.say(epoch_line(record, config.train.monitor, is_best))
+    bar.update(epoch.n_steps)
+    bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
+    return progress, on_epoch(number, validation)
+
+
+def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
+    """Raises RunError when a loss is NaN or infinite."""
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise RunError(
+            f"epoch {epoch}: {', '.join(broken)} not finite; the state before this epoch is kept "
+            f"in {run / 'checkpoints' / 'last'}. Lower optim.lr, optim.critic_lr or game.weight"
+        )
