@@ -218,12 +218,15 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Spreading batches over devices."""
+    """Devices, how batches are spread over them, and what is compiled for them."""
 
     devices: NonNegativeInt = 0
     """Local devices to use; 0 means all. The batch size is a multiple of their number."""
     transform: Literal["pmap", "shard_map"] = "pmap"
     """JAX transform that spreads the per-device step; both give the same numbers."""
+    compilation_cache: str = "auto"
+    """Folder where compiled programs are kept for later processes; auto is `mmssl_jax` in the
+    user's cache folder, off keeps none. JAX's own JAX_COMPILATION_CACHE_DIR goes before."""
 
 
 @dataclass(frozen=True)

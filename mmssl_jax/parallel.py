@@ -1,4 +1,5 @@
-"""Devices: the only file that knows how a per-device function is spread over several of them.
+"""Devices: the only file that knows how a per-device function is spread over several of them,
+and where what is compiled for them is kept.
 
 A per-device function sees its own share of the sharded arguments and a full copy of the others, and
 combines with its peers through the collectives below. `jax.pmap` and `jax.shard_map` run the same
@@ -6,7 +7,9 @@ function and give the same numbers.
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -32,6 +35,25 @@ def local_devices(count: int = 0) -> list[jax.Device]:
             f"{devices[0].platform} device(s); lower it, or use 0 for all of them"
         )
     return devices[: count or len(devices)]
+
+
+def keep_compilations(setting: str) -> None:
+    """Keeps compiled programs on disk, so that the next process need not compile them.
+
+    Args:
+      setting: a folder; auto for `mmssl_jax` in the user's cache folder; off. Where JAX has been
+        told a folder already, or told to keep none, that stands.
+    """
+    told = jax.config.values
+    if (
+        setting == "off"
+        or told["jax_compilation_cache_dir"]
+        or not told["jax_enable_compilation_cache"]
+    ):
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home) / "mmssl_jax" if setting == "auto" else Path(setting)
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
 def spread(

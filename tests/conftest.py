@@ -9,6 +9,9 @@ os.environ["XLA_FLAGS"] = (
 # Compiling takes most of the time of these tests, and their arrays are tiny.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# Neither the user's cache nor what another test has left there.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 from jaxtyping import install_import_hook
 
 # Checks the shape annotations at run time, in tests only. config.py stays out: its number types are

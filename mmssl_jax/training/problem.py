@@ -13,7 +13,14 @@ from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
-from mmssl_jax.parallel import AXIS, in_float32, local_devices, replicate, spread
+from mmssl_jax.parallel import (
+    AXIS,
+    in_float32,
+    keep_compilations,
+    local_devices,
+    replicate,
+    spread,
+)
 from mmssl_jax.ranking.evaluate import Evaluator, make_evaluator
 from mmssl_jax.training.state import (
     Inputs,
@@ -63,7 +70,11 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
-    """Prepares a run on the configured dataset, or on the one given."""
+    """Prepares a run on the configured dataset, or on the one given.
+
+    From here on what is compiled is kept, as `parallel.compilation_cache` says.
+    """
+    keep_compilations(config.parallel.compilation_cache)
     if dataset is None:
         dataset = load_dataset(config.data)
     else:
