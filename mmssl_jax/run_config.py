@@ -1,5 +1,6 @@
 """Flags and YAML files -> Config, and back. The parsing is jsonargparse's."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -67,10 +68,35 @@ def parse_config(parser: ConfigParser, arguments: list[str]) -> tuple[Config, Na
     so the arguments are parsed once to learn it and once with its values as defaults. Whether the
     settings fit together is `validate`'s business.
     """
+    for file in config_files(arguments):
+        check_config_file(parser, file)
     preset = parser.parse_args(arguments).preset
     parser.set_defaults(dict(PRESETS[preset]))
     parsed = parser.parse_args(arguments)
     return config_from(parser, parsed), parsed
+
+
+def config_files(arguments: list[str]) -> list[Path]:
+    """The files that `--config` names, in order."""
+    # The parser itself would read them, and does not say which of them is broken.
+    only_files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_files.add_argument("--config", action="append", default=[])
+    return [Path(file) for file in only_files.parse_known_args(arguments)[0].config]
+
+
+def check_config_file(parser: ConfigParser, file: Path) -> None:
+    """Exits with a message that names the file unless it holds a YAML mapping of settings."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        parser.error(f"{file}: cannot be read ({error.strerror}); --config wants a YAML file")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"{file}: not YAML: {error}")
+    if not isinstance(found, dict):
+        kind = "nothing" if found is None else f"a {type(found).__name__}"
+        parser.error(
+            f"{file}: holds {kind}, expected settings by stage, such as\noptim:\n  lr: 4e-5"
+        )
 
 
 def config_from(parser: ConfigParser, parsed: Namespace) -> Config:
@@ -114,7 +140,11 @@ def _plain(value: Any) -> Any:
 
 def dump_config(config: Config) -> str:
     """Every setting as YAML; `read_config` gives the same Config back."""
-    return yaml.safe_dump(_nested(config), sort_keys=False)
+    nested = _nested(config)
+    # Widths are numbers because some are fractions; whole ones read better as whole numbers.
+    widths = nested["critic"]["hidden"]
+    nested["critic"]["hidden"] = [int(w) if w == int(w) else w for w in widths]
+    return yaml.safe_dump(nested, sort_keys=False)
 
 
 def read_config(path: Path) -> Config:

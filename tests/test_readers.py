@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.data import DatasetError, DatasetWarning, diffmm, read_dataset
+from tests.tiny import tiny_dataset, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MMSSL_DATA", ROOT.parent / "shared" / "data"))
@@ -588,3 +589,17 @@ def test_golden_tiny():
     assert {m: x.shape for m, x in data.features.items()} == {"image": (64, 12), "text": (64, 10)}
     assert data.train[:4].tolist() == [[0, 1], [0, 37], [0, 44], [0, 47]]
     assert data.n_items == 64
+
+
+def test_features_of_zero_are_warned_of(tmp_path):
+    dataset = tiny_dataset()
+    folder = write_folder(dataset, tmp_path / "data")
+    rows = next(iter(dataset.features.values())).copy()
+    rows[[3, 5]] = 0
+    np.save(folder / "blank_feat.npy", rows)
+    with pytest.warns(DatasetWarning, match=r"blank_feat\.npy: 2 of 40 items .*item 3;.*mask"):
+        read_dataset(folder)
+    present = np.ones(len(rows), bool)
+    present[[3, 5]] = False
+    np.save(folder / "blank_mask.npy", present)
+    assert "blank" in read_dataset(folder).presence

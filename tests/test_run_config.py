@@ -285,3 +285,28 @@ def test_what_a_resumed_run_may_change():
         "parallel.transform": "shard_map",
     }
     assert config_diff(tiny_config(), tiny_config("paper", changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("optim: [1\n", "not YAML: .*line 1"),
+        ("", "holds nothing, expected settings by stage"),
+        ("- 1\n", "holds a list, expected settings by stage"),
+        (None, "cannot be read .*wants a YAML file"),
+    ],
+)
+def test_a_broken_config_file_is_named(tmp_path, capsys, content, message):
+    good, broken = tmp_path / "good.yaml", tmp_path / "broken.yaml"
+    good.write_text("optim:\n  lr: 0.1\n")
+    if content is not None:
+        broken.write_text(content)
+    with pytest.raises(SystemExit):
+        parse(DATA, "--config", str(good), f"--config={broken}")
+    assert re.search(rf"broken\.yaml: {message}", capsys.readouterr().err, re.DOTALL)
+
+
+def test_whole_widths_of_the_critic_are_written_as_whole_numbers():
+    assert yaml.safe_load(dump_config(Config()))["critic"]["hidden"] == [512, 256]
+    config = override(Config(), {"critic.hidden": (0.25, 12)})
+    assert "hidden:\n  - 0.25\n  - 12\n" in dump_config(config)

@@ -1,5 +1,6 @@
 """One entry to the public layouts: find the layout, read the features, assemble and check."""
 
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,13 @@ from numpy.typing import NDArray
 
 from mmssl_jax.data import diffmm, hkuds, mmrec
 from mmssl_jax.data.annexes import read_ids, read_masks
-from mmssl_jax.data.dataset import Dataset, DatasetError, Interactions, read_bytes
+from mmssl_jax.data.dataset import (
+    Dataset,
+    DatasetError,
+    DatasetWarning,
+    Interactions,
+    read_bytes,
+)
 
 READERS = {
     "hkuds": hkuds.read_interactions,
@@ -37,7 +44,23 @@ def read_dataset(
     interactions = READERS[_layout(folder, layout)](folder)
     dataset = _assemble(folder, interactions, read_features(folder, modalities))
     dataset.check()
+    warn_of_zero_features(dataset)
     return dataset
+
+
+def warn_of_zero_features(dataset: Dataset) -> None:
+    """A DatasetWarning for each modality in which items have features of zero, the mark of content
+    that is not there."""
+    for modality, rows in dataset.features.items():
+        zero = ~rows.any(axis=1) & dataset.presence.get(modality, np.ones(len(rows), bool))
+        if zero.any():
+            warnings.warn(
+                f"{dataset.files.get(modality, modality)}: {int(zero.sum()):,} of {len(rows):,} "
+                f"items have features of zero, the first is item {int(np.flatnonzero(zero)[0])}; "
+                f"if they lack this modality, say so in {modality}_mask.npy",
+                DatasetWarning,
+                stacklevel=3,
+            )
 
 
 def read_features(
