@@ -1,6 +1,7 @@
 """What every benchmark does alike: settings, medians, matmul rate, FLOPs, memory, output."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from mmssl_jax.commands import USER_ERRORS, leave
@@ -115,7 +118,7 @@ def matmul_rate(sizes: tuple[tuple[int, int, int], ...] = MATMUL_SIZES, repeats:
     rates = []
     for m, k, n in sizes:
         a, b = jnp.ones((m, k)), jnp.ones((k, n))
-        times = [timed_ms(lambda a=a, b=b: product(a, b)) for _ in range(repeats + 1)]
+        times = [timed_ms(partial(product, a, b)) for _ in range(repeats + 1)]
         rates.append(2e3 * m * k * n / min(times))
     return max(rates)
 
@@ -134,11 +137,10 @@ def _jaxpr_flops(jaxpr: Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            inner = 1
-            for axis in contracted:
-                inner *= shape[axis]
-            total += 2 * inner * equation.outvars[0].aval.size
+            left, result = (v.aval for v in (equation.invars[0], equation.outvars[0]))
+            assert isinstance(left, ShapedArray)
+            assert isinstance(result, ShapedArray)
+            total += 2 * result.size * math.prod(left.shape[axis] for axis in contracted)
         inner_flops = [_jaxpr_flops(inner) for inner in inner_jaxprs(equation.params)]
         if equation.primitive.name == "cond":
             total += max(inner_flops, default=0)
@@ -180,4 +182,6 @@ def show(result: Result, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,6 +1,7 @@
-"""Message passing over the graphs of a dataset: `python -m benchmarks.propagate --data.path DIR`."""
+"""Message passing over a dataset's graphs: `python -m benchmarks.propagate --data.path DIR`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from benchmarks.costs import propagation_bytes
 from benchmarks.measure import Result, benchmark_parser, median_ms, memory, run_benchmark
-from benchmarks.scopes import scope_shares
+from benchmarks.scopes import keep_trace
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.propagate import propagate
@@ -50,7 +51,7 @@ def kinds(problem: Problem) -> dict[str, Kind]:
             n_modalities * dim,
         ),
         "ids": (
-            lambda graph, vectors: propagate_ids(graph, *vectors, config.model),
+            lambda graph, vectors: propagate_ids(graph, vectors[0], vectors[1], config.model),
             inputs.observed.ids,
             (users, items),
             config.model.gnn_layers,
@@ -72,9 +73,8 @@ def measure_propagation(
     """
     problem = load_problem(config, dataset)
     result: Result = {"users": problem.sizes.n_users, "items": problem.sizes.n_items}
-    shares: dict[str, float] = {}
     for name, (function, graphs, vectors, passes, width) in kinds(problem).items():
-        forward = jax.jit(jax.named_scope(name)(function))
+        forward = jax.jit(function)
         like = jax.tree.map(jnp.ones_like, forward(graphs, vectors))
 
         @jax.jit
@@ -88,8 +88,8 @@ def measure_propagation(
             + propagation_bytes(edges, problem.sizes.n_items, width)
         )
         calls: dict[str, Callable[[], Any]] = {
-            "forward": lambda f=forward, g=graphs, v=vectors: f(g, v),
-            "gradient": lambda f=gradient, g=graphs, v=vectors, o=like: f(g, v, o),
+            "forward": partial(forward, graphs, vectors),
+            "gradient": partial(gradient, graphs, vectors, like),
         }
         for direction, call in calls.items():
             ms = median_ms(call, repeats)
@@ -99,8 +99,8 @@ def measure_propagation(
             result[f"{key}_gb_per_s"] = n_bytes / ms / 1e6
         result[f"{name}_edges"] = edges
         if profile:
-            program = forward.lower(graphs, vectors).compile().as_text() or ""
-            shares |= scope_shares(program, calls["forward"], (name,), f"{profile}/{name}")
+            for direction, call in calls.items():
+                keep_trace(call, f"{profile}/{name}_{direction}")
     return {**result, **memory()}
 
 

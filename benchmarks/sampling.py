@@ -1,5 +1,6 @@
 """Drawing training batches on the device: `python -m benchmarks.sampling --data.path DIR`."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -54,8 +55,8 @@ def measure_sampling(
 
             return jax.lax.scan(one_batch, (jnp.int32(0),) * 7, jnp.arange(batches))[0]
 
-        draw_ms = median_ms(lambda f=triples: f(inputs), repeats) / batches
-        edges_ms = median_ms(lambda f=with_edges: f(inputs), repeats) / batches
+        draw_ms = median_ms(partial(triples, inputs), repeats) / batches
+        edges_ms = median_ms(partial(with_edges, inputs), repeats) / batches
         per_batch = float(with_edges(inputs)[-1]) / batches
         compiled = with_edges.lower(inputs).compile()
         result |= {
@@ -68,7 +69,7 @@ def measure_sampling(
             f"{by}_xla_mflop": xla_flops(compiled) / 1e6,
             f"{by}_time_share": scope_shares(
                 compiled.as_text() or "",
-                lambda c=compiled: c(inputs),
+                partial(compiled, inputs),
                 SCOPES,
                 profile and f"{profile}/{by}",
             ),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.backend import get_backend
 
 # Instructions that only run others, whose times are counted there.
 CONTAINERS = ("while", "call", "conditional", "async-start", "async-done")
@@ -27,8 +28,7 @@ def scope_shares(
     """
     with tempfile.TemporaryDirectory() as temporary:
         directory = trace_dir or temporary
-        with jax.profiler.trace(directory):
-            jax.block_until_ready(call())
+        keep_trace(call, directory)
         traces = glob.glob(f"{directory}/**/*.xplane.pb", recursive=True)
         profile = jax.profiler.ProfileData.from_file(max(traces, key=os.path.getmtime))
     scope_of = scopes_of_instructions(program, scopes)
@@ -44,9 +44,15 @@ def scope_shares(
     return {scope: time / total for scope, time in sorted(spent.items(), key=lambda s: -s[1])}
 
 
+def keep_trace(call: Callable[[], Any], directory: str) -> None:
+    """Runs `call` and leaves its trace in a folder, for TensorBoard."""
+    with jax.profiler.trace(directory):
+        jax.block_until_ready(call())
+
+
 def compiled_program(scope: str) -> str:
     """Text of the program in this process whose operations lie in `scope`; "" if there is none."""
-    programs = jax.extend.backend.get_backend().live_executables()
+    programs = get_backend().live_executables()
     texts = (module.to_string() for one in programs for module in one.hlo_modules())
     return next((text for text in texts if f"/{scope}/" in text), "")
 
