@@ -33,10 +33,10 @@ def check_figures(result, *positive):
     json.dumps(result)
 
 
-def check_shares(shares, *scopes):
+def check_shares(shares, *expected):
     assert sum(shares.values()) == pytest.approx(1)
     assert all(0 <= share <= 1 for share in shares.values())
-    for scope in scopes:
+    for scope in expected:
         assert any(name.startswith(scope) for name in shares)
     assert shares.get(scopes.OTHER, 0.0) < 0.1
 
