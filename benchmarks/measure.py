@@ -1,31 +1,66 @@
-"""What every benchmark does alike: medians, matmul rate, FLOPs, memory, shares of named scopes."""
+"""What every benchmark does alike: settings, medians, matmul rate, FLOPs, memory, output."""
 
-import glob
 import json
+import math
 import os
 import platform
 import re
 import resource
 import subprocess
-import tempfile
+import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from mmssl_jax.commands import USER_ERRORS, leave
 from mmssl_jax.reporting.environment import environment
+from mmssl_jax.run_config import ConfigParser, config_parser, parse_config, validate
 
-# Instructions that only run others, whose times are counted there.
-CONTAINERS = ("while", "call", "conditional", "end: ")
+Result = dict[str, Any]
+MATMUL_SIZES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 6710, 1677))
 
 
-def hardware() -> dict[str, Any]:
+def benchmark_parser(name: str, repeats: int = 5) -> ConfigParser:
+    """A parser of all settings and of what every benchmark takes besides."""
+    parser = config_parser(f"benchmarks.{name}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help="timed calls; the median counts"
+    )
+    parser.add_argument("--profile", type=str, default=None, help="keep a trace in this folder")
+    return parser
+
+
+def run_benchmark(
+    parser: ConfigParser,
+    measure: Callable[..., Result],
+    options: tuple[str, ...],
+    arguments: list[str] | None,
+) -> None:
+    """Measures and prints; `options` are the flags handed on beside `repeats` and `profile`.
+
+    `measure(config, dataset, repeats, profile, **options)` loads the dataset where it is None.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    config, parsed = parse_config(parser, arguments)
+    chosen = {name: parsed[name] for name in ("repeats", "profile", *options)}
+    try:
+        validate(config)
+        result = measure(config, None, **chosen)
+    except USER_ERRORS as error:
+        leave(error)
+    show({**result, "preset": config.preset, "hardware": hardware()}, parsed.json)
+
+
+def hardware() -> Result:
     """Machine, versions, date and commit of a measurement."""
     return {
         **environment(jax.local_devices()),
@@ -64,19 +99,26 @@ def median_ms(call: Callable[[], Any], repeats: int, warm_up: int = 1) -> float:
     return median(timed_ms(call) for _ in range(repeats))
 
 
-def peak_rss_mib() -> float:
-    """Greatest resident memory of this process so far, MiB."""
+def memory() -> Result:
+    """Greatest memory so far, MiB: resident on the host, and on the device where it tells."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
+    found = {"peak_rss_mib": peak / 2**20 if platform.system() == "Darwin" else peak / 2**10}
+    of_device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in of_device:
+        found["peak_device_mib"] = of_device["peak_bytes_in_use"] / 2**20
+    return found
 
 
-def matmul_rate(repeats: int = 5) -> float:
-    """Best float32 matmul rate of one device over some sizes, FLOP per second."""
+def matmul_rate(sizes: tuple[tuple[int, int, int], ...] = MATMUL_SIZES, repeats: int = 5) -> float:
+    """Best float32 rate of one device over products [m, k] x [k, n] of some sizes, FLOP per second.
+
+    The best and not the median: it is the floor that other times are compared with.
+    """
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision="float32"))
     rates = []
-    for m, k, n in ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 6710, 1677)):
+    for m, k, n in sizes:
         a, b = jnp.ones((m, k)), jnp.ones((k, n))
-        times = [timed_ms(lambda a=a, b=b: product(a, b)) for _ in range(repeats + 1)]
+        times = [timed_ms(partial(product, a, b)) for _ in range(repeats + 1)]
         rates.append(2e3 * m * k * n / min(times))
     return max(rates)
 
@@ -95,12 +137,11 @@ def _jaxpr_flops(jaxpr: Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            inner = 1
-            for axis in contracted:
-                inner *= shape[axis]
-            total += 2 * inner * equation.outvars[0].aval.size
-        inner_flops = [_jaxpr_flops(inner) for inner in _inner_jaxprs(equation.params)]
+            left, result = (v.aval for v in (equation.invars[0], equation.outvars[0]))
+            assert isinstance(left, ShapedArray)
+            assert isinstance(result, ShapedArray)
+            total += 2 * result.size * math.prod(left.shape[axis] for axis in contracted)
+        inner_flops = [_jaxpr_flops(inner) for inner in inner_jaxprs(equation.params)]
         if equation.primitive.name == "cond":
             total += max(inner_flops, default=0)
         else:
@@ -108,7 +149,8 @@ def _jaxpr_flops(jaxpr: Jaxpr) -> int:
     return total
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
+def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
+    """The traced functions that an equation of these parameters runs."""
     found = []
     for value in params.values():
         for entry in value if isinstance(value, tuple | list) else (value,):
@@ -125,74 +167,7 @@ def xla_flops(compiled: jax.stages.Compiled) -> float:
     return float(analysis.get("flops", 0.0)) if analysis else 0.0
 
 
-def scope_shares(
-    compiled: jax.stages.Compiled,
-    call: Callable[[], Any],
-    scopes: tuple[str, ...],
-    trace_dir: str | None = None,
-) -> dict[str, float]:
-    """Share of the device's time per named scope (the innermost of `scopes` an operation is in).
-
-    `call` runs `compiled`; the trace stays in `trace_dir` if that is given, for TensorBoard.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = trace_dir or temporary
-        with jax.profiler.trace(directory):
-            jax.block_until_ready(call())
-        traces = glob.glob(f"{directory}/**/*.xplane.pb", recursive=True)
-        profile = jax.profiler.ProfileData.from_file(max(traces, key=os.path.getmtime))
-    scope_of = _scopes_of_instructions(compiled.as_text() or "", scopes)
-    spent: dict[str, float] = defaultdict(float)
-    for plane in profile.planes:
-        for line in plane.lines:
-            for event in line.events:
-                if event.name in scope_of and not event.name.startswith(CONTAINERS):
-                    spent[scope_of[event.name]] += event.duration_ns
-    total = sum(spent.values())
-    if not total:
-        return {}
-    return {scope: time / total for scope, time in sorted(spent.items(), key=lambda s: -s[1])}
-
-
-def _scopes_of_instructions(hlo: str, scopes: tuple[str, ...]) -> dict[str, str]:
-    """{instruction: scope} from the metadata of a compiled module's text.
-
-    A fusion without metadata of its own has that of the computation it calls.
-    """
-    path_of: dict[str, str] = {}
-    of_computation: dict[str, str] = {}
-    calls: dict[str, str] = {}
-    computation = ""
-    for line in hlo.splitlines():
-        header = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if header:
-            computation = header.group(1)
-        named = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-        if not named:
-            continue
-        path = re.search(r'op_name="([^"]+)"', line)
-        called = re.search(r"calls=%?([\w.\-]+)", line)
-        path_of[named.group(1)] = path.group(1) if path else ""
-        if path and len(path.group(1)) > len(of_computation.get(computation, "")):
-            of_computation[computation] = path.group(1)
-        if called:
-            calls[named.group(1)] = called.group(1)
-    for name, path in path_of.items():
-        if not _scope(path, scopes) and name in calls:
-            path_of[name] = of_computation.get(calls[name], path)
-    return {name: _scope(path, scopes) or "other" for name, path in path_of.items()}
-
-
-def _scope(path: str, scopes: tuple[str, ...]) -> str:
-    """The innermost of `scopes` in an operation's path, with `gradient of` where transposed."""
-    for part in reversed(path.split("/")):
-        name = re.sub(r"^(?:\w+\()*|\)+$", "", part)
-        if name in scopes:
-            return f"{name} (gradient)" if "transpose(" in path else name
-    return ""
-
-
-def show(result: dict[str, Any], as_json: bool) -> None:
+def show(result: Result, as_json: bool) -> None:
     """Prints a result as one JSON object, or a line per figure."""
     if as_json:
         print(json.dumps(result))
@@ -201,7 +176,12 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             print(f"{key}:")
             for name, entry in value.items():
-                shown = f"{entry:.1%}" if key.endswith("share") else entry
-                print(f"  {name}: {shown}")
+                print(f"  {name}: {f'{entry:.1%}' if key.endswith('share') else _shown(entry)}")
         else:
-            print(f"{key}: {value:,.4g}" if isinstance(value, float) else f"{key}: {value}")
+            print(f"{key}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

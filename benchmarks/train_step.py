@@ -3,24 +3,27 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from benchmarks.dense_step import dense_train_step
 from benchmarks.measure import (
-    hardware,
+    Result,
+    benchmark_parser,
     matmul_flops,
     matmul_rate,
     median_ms,
-    peak_rss_mib,
-    scope_shares,
-    show,
+    memory,
+    run_benchmark,
+    timed_ms,
     xla_flops,
 )
+from benchmarks.scopes import scope_shares
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.parallel import in_float32
-from mmssl_jax.run_config import config_parser, parse_config, validate
 from mmssl_jax.training.draws import draw
 from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.state import Inputs, TrainState
 from mmssl_jax.training.step import rebuild_if, train_step, train_steps
 
 SCOPES = (
@@ -48,64 +51,84 @@ SCOPES = (
 def measure_step(
     config: Config,
     dataset: Dataset | None,
-    steps: int,
     repeats: int,
-    dense: bool,
     profile: str | None,
-) -> dict[str, Any]:
+    steps: int = 10,
+    dense: bool = True,
+    rate: float | None = None,
+) -> Result:
     """Times of a step, of its dense formulation and of its matrix products alone, on one device.
 
     `step_ms` is the median over `repeats` of a scan of `steps` steps, divided by them; a rebuild of
     the learned graphs that comes once an epoch is timed apart and its share added.
+
+    Args:
+      dense: whether the dense formulation is timed too; only where the game is adversarial.
+      rate: the device's matmul rate, FLOP per second; measured if None.
     """
     problem = load_problem(config, dataset)
+    # Arguments and not constants: a program with the dataset inside compiles slowly.
     inputs, sizes = problem.inputs, problem.sizes
     # Any step but an epoch's first, which would rebuild the graphs.
-    state = new_state(problem)._replace(step=jax.numpy.int32(1))
-    scan = jax.jit(in_float32(lambda state: train_steps(state, inputs, config, sizes, steps)))
-    compile_ms = median_ms(lambda: scan(state), 1, warm_up=0)
-    step_ms = median_ms(lambda: scan(state), repeats) / steps
-    rebuild = jax.jit(in_float32(lambda state: rebuild_if(True, state, inputs, config, sizes)))
-    rebuilds = config.structure.source == "all_users" and config.structure.every == 0
-    rebuild_ms = median_ms(lambda: rebuild(state).learned, repeats) if rebuilds else 0.0
+    state = new_state(problem)._replace(step=jnp.int32(1))
 
-    def one_step(state):
+    @jax.jit
+    @in_float32
+    def scan(state: TrainState, inputs: Inputs) -> Any:
+        return train_steps(state, inputs, config, sizes, steps)
+
+    @jax.jit
+    @in_float32
+    def one_step(state: TrainState, inputs: Inputs) -> Any:
         draws = draw(state.key, state.step, inputs, config, sizes)
         return train_step(state, draws, inputs, config, sizes)
 
-    rate, flops = matmul_rate(), matmul_flops(one_step, state)
+    @jax.jit
+    @in_float32
+    def rebuild(state: TrainState, inputs: Inputs) -> Any:
+        return rebuild_if(jnp.bool_(True), state, inputs, config, sizes).learned
+
+    @jax.jit
+    @in_float32
+    def dense_step(state: TrainState, inputs: Inputs) -> Any:
+        draws = draw(state.key, state.step, inputs, config, sizes)
+        return dense_train_step(state, draws, inputs, config, sizes)
+
+    first_ms = timed_ms(lambda: scan(state, inputs))
+    step_ms = median_ms(lambda: scan(state, inputs), repeats, warm_up=0) / steps
+    rebuilds = config.structure.source == "all_users" and config.structure.every == 0
+    rebuild_ms = median_ms(lambda: rebuild(state, inputs), repeats) if rebuilds else 0.0
+    peak = memory()
+    rate, flops = rate or matmul_rate(), matmul_flops(one_step, state, inputs)
     floor_ms = flops / rate * 1e3
-    compiled = scan.lower(state).compile()
+    compiled = scan.lower(state, inputs).compile()
     result = {
         "step_ms": step_ms + rebuild_ms / sizes.steps_per_epoch,
         "rebuild_ms": rebuild_ms,
-        "first_call_ms": compile_ms,
+        "first_call_ms": first_ms,
         "matmul_floor_ms": floor_ms,
         "roofline": floor_ms / step_ms,
         "matmul_gflop": flops / 1e9,
-        "xla_gflop": xla_flops(jax.jit(one_step).lower(state).compile()) / 1e9,
+        "xla_gflop": xla_flops(one_step.lower(state, inputs).compile()) / 1e9,
         "best_matmul_gflop_per_s": rate / 1e9,
-        "peak_rss_mib": peak_rss_mib(),
-        "time_share": scope_shares(compiled, lambda: compiled(state), SCOPES, profile),
+        **peak,
+        "time_share": scope_shares(
+            compiled.as_text() or "", lambda: compiled(state, inputs), SCOPES, profile
+        ),
     }
-    if dense:
-        dense_call = jax.jit(in_float32(lambda s: dense_train_step(s, inputs, config, sizes)))
-        result["dense_step_ms"] = median_ms(lambda: dense_call(state), min(repeats, 3))
-        result["dense_peak_rss_mib"] = peak_rss_mib()
+    if dense and config.game.weight and config.game.kind == "adversarial":
+        result["dense_step_ms"] = median_ms(lambda: dense_step(state, inputs), min(repeats, 3))
+        result["dense_matmul_gflop"] = matmul_flops(dense_step, state, inputs) / 1e9
+        result |= {f"dense_{name}": value for name, value in memory().items()}
     return result
 
 
-def main() -> None:
-    parser = config_parser("benchmarks.train_step")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the flags, measures and prints."""
+    parser = benchmark_parser("train_step")
     parser.add_argument("--steps", type=int, default=10, help="steps of one timed scan")
-    parser.add_argument("--repeats", type=int, default=5, help="timed scans; the median counts")
     parser.add_argument("--dense", type=bool, default=True, help="time the dense formulation too")
-    parser.add_argument("--profile", type=str, default=None, help="keep the trace in this folder")
-    config, parsed = parse_config(parser, None)
-    validate(config)
-    result = measure_step(config, None, parsed.steps, parsed.repeats, parsed.dense, parsed.profile)
-    show({**result, "preset": config.preset, "hardware": hardware()}, parsed.json)
+    run_benchmark(parser, measure_step, ("steps", "dense"), arguments)
 
 
 if __name__ == "__main__":

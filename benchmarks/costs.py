@@ -1,0 +1,192 @@
+"""What a training step costs by formula; `docs/scaling.md` explains, the tests check.
+
+`python -m benchmarks.costs --U 100e6 --I 10e6 --E 1e9 --L 1e9 --N 256` evaluates the formulas.
+"""
+
+import argparse
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from benchmarks.measure import show
+from mmssl_jax.config import Config
+from mmssl_jax.model.critic import hidden_widths
+from mmssl_jax.model.critic_inputs import dense_soft_rows, soft_rows_form
+from mmssl_jax.presets import preset_config
+from mmssl_jax.training.state import Sizes, learned_edges_length
+
+FLOAT = 4  # bytes
+EDGE = 12  # bytes of a directed edge: sender, receiver, weight
+GRAM_STRIP = 256  # columns of a strip of the Gram matrix W^T W, whose lower half is left out
+
+
+class Shape(NamedTuple):
+    """The numbers that a step's cost depends on; the defaults are the paper preset's."""
+
+    U: int  # users
+    I: int  # noqa: E741  items
+    E: int  # training interactions
+    L: int  # places of a modality's learned graph
+    B: int = 1024  # batch over all devices
+    D: int = 64  # width of the embeddings
+    H: int = 4  # attention heads
+    G: int = 2  # rounds of the light GCN
+    M: int = 2  # modalities
+    F: int = 256  # feature widths together
+    H1: int = 512  # hidden widths of the critic
+    H2: int = 256
+    N: int = 1  # devices
+
+
+def shape_of(config: Config, sizes: Sizes, feature_widths: int, n_modalities: int) -> Shape:
+    """The shape of a configured problem on one device, for a critic of two hidden layers."""
+    h1, h2 = hidden_widths(config.critic, sizes.n_items)
+    return Shape(
+        U=sizes.n_users,
+        I=sizes.n_items,
+        E=sizes.n_train,
+        L=learned_edges_length(config, sizes),
+        B=config.sampling.batch_size,
+        D=config.model.dim,
+        H=config.model.heads,
+        G=config.model.gnn_layers,
+        M=n_modalities,
+        F=feature_widths,
+        H1=h1,
+        H2=h2,
+    )
+
+
+def step_matmul_flops(config: Config, s: Shape) -> dict[str, int]:
+    """FLOPs of one device's matrix products in one step, both passes, per component.
+
+    For the adversarial game with one shared forward pass, without a rebuild. Products with a single
+    vector are left out.
+    """
+    batch = s.B // s.N
+    factors = 2 * (s.I + batch) * s.D * s.H1  # V^T W, and the users times it
+    grams = 2 * (s.I + batch) * s.D**2  # V^T V, and the users times it
+    layer = 2 * s.M * batch * s.H1 * s.H2
+    per_node = 6 * s.H * s.D**2
+    if config.model.attention_values == "keys":
+        per_node += 12 * s.M * s.D**2 + 4 * s.M**2 * s.D * s.H
+    softened = config.game.real_rows == "gumbel"
+    real_rows = grams + (2 * factors if softened and config.game.score_weight else 0)
+    if softened and soft_rows_form(config.game, s.I, jnp.float32) is dense_soft_rows:
+        real_rows += 4 * batch * s.I * s.H1 + 2 * batch * s.I * s.D
+    strips = sum(
+        2 * s.I * min(GRAM_STRIP, s.H1 - first) * (s.H1 - first)
+        for first in range(0, s.H1, GRAM_STRIP)
+    )
+    return {
+        "encoders": 4 * s.I * s.F * s.D,
+        "attention": (s.U + s.I) * per_node,
+        "contrastive": 12 * s.M * batch * s.B * s.D if config.loss.contrastive else 0,
+        "generated_rows": s.M * (4 * grams + 4 * factors + 2 * batch * s.D * s.H1),
+        "real_rows": real_rows,
+        "gradient_penalty": 6 * layer + strips + 2 * s.I * s.H1**2 + 4 * s.M * batch * s.H1**2,
+        "critic_layers": 8 * layer,
+    }
+
+
+def rebuild_matmul_flops(s: Shape) -> int:
+    """FLOPs of the scores of all users and items in a rebuild, which the top-k selects from."""
+    return 2 * s.M * s.U * s.I * s.D
+
+
+def evaluation_matmul_flops(n_users: int, s: Shape) -> int:
+    """FLOPs of the scores of `n_users` evaluated users."""
+    return 2 * n_users * s.I * s.D // s.N
+
+
+def propagation_bytes(edges: int, receivers: int, width: int) -> int:
+    """Least bytes of one pass over directed edges: each edge and its sender's row once, each
+    receiver's row once. The gradient reads receivers and writes senders, and costs the same."""
+    return edges * (EDGE + width * FLOAT) + receivers * width * FLOAT
+
+
+def step_propagation_bytes(s: Shape) -> dict[str, int]:
+    """Least bytes of one device's message passing in one step, both passes, per component."""
+
+    def both_ways(edges: int, width: int) -> int:
+        passes = propagation_bytes(edges, s.U, width) + propagation_bytes(edges, s.I, width)
+        return 2 * passes
+
+    return {
+        "encoders": both_ways(s.E, s.M * s.D),
+        "learned_graphs": s.M * both_ways(s.L, s.D),
+        "light_gcn": s.G * both_ways(s.E, s.D),
+    }
+
+
+def generator_parameters(s: Shape) -> int:
+    """Numbers in the generator: ID embeddings, encoders with biases, Q, K and the output."""
+    return (s.U + s.I + s.F + s.M) * s.D + (2 + s.H) * s.D**2
+
+
+def critic_parameters(s: Shape) -> int:
+    """Numbers in the critic: three layers with biases, two normalisations."""
+    return (s.I + 3 + s.H2) * s.H1 + 3 * s.H2 + s.H2 + 1
+
+
+def optimizer_bytes(s: Shape) -> int:
+    """Bytes of both optimizers in one step: parameter, gradient and two moments read, three of
+    them written."""
+    return 7 * FLOAT * (generator_parameters(s) + critic_parameters(s))
+
+
+def state_bytes(s: Shape) -> dict[str, int]:
+    """Bytes that every device holds between two steps, without gradients and work arrays."""
+    return {
+        "generator and its moments": 3 * FLOAT * generator_parameters(s),
+        "critic and its moments": 3 * FLOAT * critic_parameters(s),
+        "features": FLOAT * s.I * s.F,
+        "observed graphs and rows": 4 * EDGE * s.E + 2 * FLOAT * s.E,
+        "learned graphs": 2 * s.M * EDGE * s.L,
+    }
+
+
+def collective_bytes(s: Shape) -> dict[str, int]:
+    """Bytes of the arrays that collectives of one step act on, over N devices.
+
+    A ring moves 2 (N - 1) / N of these through each device for a sum, (N - 1) / N for a gather.
+    The contrastive gather has a scattered sum of the same size in its gradient (without the ids).
+    """
+    return {
+        "gradients, summed": FLOAT * (generator_parameters(s) + critic_parameters(s)),
+        "contrastive, gathered": FLOAT * s.M * s.B * (2 * s.D + 1),
+        "contrastive, summed and scattered": FLOAT * s.M * s.B * 2 * s.D,
+    }
+
+
+def costs(s: Shape) -> dict[str, dict[str, int] | int]:
+    """All formulas at one shape, for the paper preset."""
+    return {
+        "matmul_flops": step_matmul_flops(preset_config("paper"), s),
+        "rebuild_matmul_flops": rebuild_matmul_flops(s),
+        "propagation_bytes": step_propagation_bytes(s),
+        "optimizer_bytes": optimizer_bytes(s),
+        "state_bytes": state_bytes(s),
+        "collective_bytes": collective_bytes(s),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the formulas at the sizes given."""
+    parser = argparse.ArgumentParser("benchmarks.costs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    for name in Shape._fields:
+        default = Shape._field_defaults.get(name)
+        parser.add_argument(
+            f"--{name}",
+            type=lambda text: int(float(text)),
+            default=default,
+            required=default is None,
+        )
+    parsed = vars(parser.parse_args(arguments))
+    as_json = parsed.pop("json")
+    show(costs(Shape(**parsed)), as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""The benchmarks run at tiny sizes, and what they count is right; their times mean nothing here."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import costs, evaluate, measure, propagate, sampling, scale, scopes, train_step
+from benchmarks.catalogue import TRAIN_PER_USER, catalogue
+from benchmarks.dense_step import dense_train_step
+from mmssl_jax.config import ConfigError
+from mmssl_jax.parallel import AXIS, local_devices, spread
+from mmssl_jax.training.draws import draw
+from mmssl_jax.training.step import train_step as structured_train_step
+from tests import problems, tiny
+from tests.problems import assert_close, tiny_problem
+
+# Compiles in seconds.
+QUICK = {"model.dropout": 0.0, "critic.dropout": (0.0, 0.0), "model.gnn_layers": 1}
+RATE = 1e11  # FLOP per second, in place of a measured one
+
+
+def quick_config(**changes):
+    return tiny.tiny_config("paper", {**QUICK, **changes})
+
+
+def check_figures(result, *positive):
+    """The promised keys are there, and are positive and finite."""
+    assert all(math.isfinite(result[key]) and result[key] > 0 for key in positive), result
+    json.dumps(result)
+
+
+def check_shares(shares, *expected):
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(0 <= share <= 1 for share in shares.values())
+    for scope in expected:
+        assert any(name.startswith(scope) for name in shares)
+    assert shares.get(scopes.OTHER, 0.0) < 0.1
+
+
+def test_train_step():
+    result = train_step.measure_step(
+        quick_config(), tiny.tiny_dataset(), 1, None, steps=2, dense=False, rate=RATE
+    )
+    check_figures(
+        result,
+        *("step_ms", "rebuild_ms", "first_call_ms", "roofline", "matmul_gflop", "xla_gflop"),
+        *("peak_rss_mib", "best_matmul_gflop_per_s"),
+    )
+    check_shares(result["time_share"], "sampling", "critic_step", "attention (gradient)")
+
+
+def test_evaluation():
+    dataset = tiny.tiny_dataset()
+    result = evaluate.measure_evaluation(quick_config(), dataset, 1, None, rate=RATE)
+    check_figures(result, "eval_ms", "embed_ms", "first_call_ms", "peak_rss_mib", "roofline")
+    assert result["users"] == len(np.unique(dataset.test[:, 0]))
+    check_shares(result["time_share"], "top_k", "scores")
+
+
+def test_propagation(tmp_path):
+    result = propagate.measure_propagation(quick_config(), tiny.tiny_dataset(), 1, str(tmp_path))
+    for name in ("features", "ids", "learned"):
+        for direction in ("forward", "gradient"):
+            key = f"{name}_{direction}"
+            check_figures(result, f"{key}_ms", f"{key}_edges_per_s", f"{key}_gb_per_s")
+            assert list((tmp_path / key).rglob("*.xplane.pb"))
+    assert result["features_edges"] == len(tiny.tiny_dataset().train)
+
+
+def test_sampling():
+    dataset, config = tiny.tiny_dataset(), quick_config()
+    result = sampling.measure_sampling(config, dataset, 1, None, batches=3)
+    for by in ("user", "interaction"):
+        check_figures(
+            result, f"{by}_draw_ms", f"{by}_triples_per_s", f"{by}_triples_with_edges_per_s"
+        )
+        check_shares(result[f"{by}_time_share"], "sampling", "batch_edges")
+        # A batch has at least one interaction per triple, and no more than there is place for.
+        edges = result[f"{by}_edges_per_batch"]
+        assert config.sampling.batch_size <= edges <= result[f"{by}_edge_places"]
+
+
+def test_scale_in_this_process():
+    result = scale.measure_size(
+        quick_config(), 40, repeats=1, steps=2, sampled_users=20, block_entries=640, rate=RATE
+    )
+    check_figures(
+        result,
+        *("step_ms", "rebuild_ms_per_user", "rebuild_ms_per_step", "eval_ms_per_1000_users"),
+        *("peak_rss_mib", "stepped_peak_rss_mib", "fingerprint_s", "roofline"),
+    )
+    assert (result["users"], result["train"]) == (60, 600)
+    assert result["structure.block_users"] == result["eval.block_users"] == 16
+
+
+def test_scale_skips_what_is_in_its_file(tmp_path, monkeypatch, capsys):
+    measured = []
+
+    def fake(arguments, n_items, limit_s):
+        measured.append((n_items, limit_s))
+        return {"items": n_items, "step_ms": 3.0 * n_items**0.5, "stepped_peak_rss_mib": n_items}
+
+    monkeypatch.setattr(scale, "measure_in_process", fake)
+    out = ["--json", "--out", str(tmp_path / "results.jsonl"), "--limit_s", "7"]
+    scale.main([*out, "--items", "100,400"])
+    capsys.readouterr()
+    scale.main([*out, "--items", "100,400,1600"])
+    shown = json.loads(capsys.readouterr().out)
+
+    assert measured == [(100, 7.0), (400, 7.0), (1600, 7.0)]
+    assert shown["slope_step_ms"] == pytest.approx(0.5)
+    assert shown["slope_stepped_peak_rss_mib"] == pytest.approx(1)
+    assert shown["slope_rebuild_ms_per_user"] is None
+    assert set(shown["sizes"]) == {"100", "400", "1600"}
+    with pytest.raises(SystemExit) as stopped:
+        scale.main([*out, "--items", "100", "--steps", "2"])
+    assert stopped.value.code == 2
+    assert "name another file" in capsys.readouterr().err
+
+
+def test_scale_records_a_size_that_fails():
+    assert "exit status" in scale.measure_in_process(["--no_such_flag"], 100, 300.0)["error"]
+    assert "not done after" in scale.measure_in_process([], 100, 0.01)["error"]
+
+
+def test_scale_refuses_a_file_of_other_settings(tmp_path):
+    out = tmp_path / "results.jsonl"
+    out.write_text(json.dumps({"items": 100, "settings": {"steps": 2}}) + "\n")
+    assert len(scale.read_records(out, {"steps": 2})) == 1
+    with pytest.raises(ConfigError, match="name another file"):
+        scale.read_records(out, {"steps": 3})
+
+
+def test_one_json_object(capsys):
+    flags = tiny.flags({**tiny.CHANGES, "sampling.batch_size": 6})
+    sampling.main([*flags, "--json", "--repeats", "1", "--batches", "2"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["batch_size"] == 6
+    assert shown["hardware"]["cores"] >= 1
+    assert shown["user_triples_per_s"] > 0
+
+
+def test_a_dataset_that_is_missing_is_a_message(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--data.path", str(tmp_path / "nowhere")])
+    assert stopped.value.code == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_catalogue_is_a_dataset():
+    dataset = catalogue(60, width=3)
+    dataset.check()
+    assert dataset.n_users == 90
+    assert np.all(np.bincount(dataset.train[:, 0]) == TRAIN_PER_USER)
+    assert np.all(np.bincount(dataset.test[:, 0]) == 1)
+    by_popularity = np.sort(np.bincount(dataset.train[:, 1], minlength=60))
+    assert by_popularity[-15:].sum() > 2 * by_popularity[:15].sum()
+
+
+# Matrix products ----------------------------------------------------------------------------------
+
+
+def test_flops_of_products():
+    a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
+    product = 2 * 3 * 5 * 7
+    assert measure.matmul_flops(jnp.matmul, a, b) == product
+    assert measure.matmul_flops(jax.jit(jnp.matmul), a, b) == product
+
+    def scanned(a, b):
+        return jax.lax.scan(lambda total, _: (total + jnp.sum(a @ b), None), 0.0, length=4)[0]
+
+    assert measure.matmul_flops(scanned, a, b) == 4 * product
+
+    def branch(a, b):
+        cheap, dear = (lambda: jnp.sum(a[:1] @ b)), (lambda: jnp.sum(a @ b))
+        return jax.lax.cond(a[0, 0] > 0, cheap, dear)
+
+    assert measure.matmul_flops(branch, a, b) == product
+    # Two gradients of a product are two more products.
+    both = jax.grad(lambda a, b: jnp.sum((a @ b) ** 2), argnums=(0, 1))
+    assert measure.matmul_flops(both, a, b) == 3 * product
+    batched = jnp.ones((6, 3, 5))
+    assert measure.matmul_flops(jnp.matmul, batched, jnp.ones((6, 5, 7))) == 6 * product
+
+
+def test_the_matmul_rate_is_positive():
+    assert measure.matmul_rate(sizes=((8, 8, 8),), repeats=1) > 0
+
+
+def step_flops(config):
+    problem = tiny_problem(config)
+
+    def one_step(state):
+        draws = draw(state.key, state.step, problem.inputs, config, problem.sizes)
+        return structured_train_step(state, draws, problem.inputs, config, problem.sizes)
+
+    widths = [raw.shape[1] for raw in problem.inputs.features.values()]
+    shape = costs.shape_of(config, problem.sizes, sum(widths), len(widths))
+    return measure.matmul_flops(one_step, problem.state), shape
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("paper", {}),
+        ("paper", {"structure__mask_observed": True, "critic__hidden": (300, 20)}),
+        ("paper", {"game__temperature": 0.6, "game__gumbel_scale": 0.4, "game__block_items": 64}),
+        ("paper", {"game__temperature": 0.6, "game__gumbel_scale": 0.4}),
+        ("paper", {"game__real_rows": "observed", "model__attention_values": "queries"}),
+        ("paper", {"model__dim": 32, "sampling__batch_size": 8, "loss__contrastive": 0.0}),
+        ("released", {"train__shared_forward": True, "structure__k_rate": 0.0}),
+    ],
+)
+def test_the_formulas_are_the_steps_matrix_products(preset, changes):
+    config = problems.tiny_config(preset, **changes)
+    counted, shape = step_flops(config)
+    assert sum(costs.step_matmul_flops(config, shape).values()) == pytest.approx(counted, rel=0.1)
+
+
+# Bytes --------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_parameters():
+    problem = tiny_problem(problems.tiny_config())
+    _, shape = step_flops(problems.tiny_config())
+    for formula, tree in (
+        (costs.generator_parameters, problem.state.generator),
+        (costs.critic_parameters, problem.state.critic),
+    ):
+        assert formula(shape) == sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_bytes_of_the_state():
+    problem = tiny_problem(problems.tiny_config())
+    _, shape = step_flops(problems.tiny_config())
+    held = problem.state, problem.inputs
+    # Keys, counts and the list of users are small beside the rest, but not in so tiny a problem.
+    n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(held))
+    assert sum(costs.state_bytes(shape).values()) == pytest.approx(n_bytes, rel=0.1)
+
+
+def collective_bytes(function, *arguments):
+    """{collective: bytes of the whole arrays it acts on} of a traced function."""
+    found = {}
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            name = equation.primitive.name
+            if name in ("psum", "psum_invariant", "all_gather", "reduce_scatter"):
+                name = "psum" if name == "psum_invariant" else name
+                whole = equation.invars if name == "reduce_scatter" else equation.outvars
+                sizes = [v.aval.size * v.aval.dtype.itemsize for v in whole]
+                found[name] = found.get(name, 0) + sum(sizes)
+            for inner in measure.inner_jaxprs(equation.params):
+                walk(inner)
+
+    walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+def test_what_a_step_communicates():
+    config = problems.tiny_config(sampling__batch_size=8)
+    problem = tiny_problem(config)
+    devices = local_devices(4)
+
+    def one_step(state, inputs):
+        draws = draw(state.key, state.step, inputs, config, problem.sizes)
+        return structured_train_step(state, draws, inputs, config, problem.sizes, AXIS)
+
+    found = collective_bytes(
+        spread(one_step, devices, "shard_map", (False, False)), problem.state, problem.inputs
+    )
+    _, shape = step_flops(config)
+    expected = costs.collective_bytes(shape._replace(N=4))
+    assert found["psum"] == pytest.approx(expected["gradients, summed"], rel=0.02)
+    assert found["all_gather"] == expected["contrastive, gathered"]
+    assert found["reduce_scatter"] == expected["contrastive, summed and scattered"]
+
+
+def test_costs_prints_one_json_object(capsys):
+    costs.main(["--json", "--U", "1e3", "--I", "500", "--E", "1e4", "--L", "1e4"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["rebuild_matmul_flops"] == 2 * 2 * 1000 * 500 * 64
+
+
+# The dense formulation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("paper", {}),
+        ("paper", {"game__temperature": 0.6, "game__gumbel_scale": 0.4, "game__weight": 0.5}),
+        ("paper", {"game__real_rows": "observed", "structure__mask_observed": True}),
+        ("released", {"structure__k_rate": 0.1}),
+    ],
+)
+def test_the_dense_step_is_the_structured_one(preset, changes):
+    config = problems.tiny_config(preset, model__dropout=0.0, critic__dropout=(0.0, 0.0), **changes)
+    problem = tiny_problem(config)
+    inputs, sizes, state = problem.inputs, problem.sizes, problem.state
+    draws = draw(state.key, state.step, inputs, config, sizes)
+    uniform = jax.random.uniform(jax.random.key(3), (6, sizes.n_items))
+    draws = draws._replace(game=draws.game._replace(noise=uniform))
+
+    structured, _ = jax.jit(
+        lambda state: structured_train_step(state, draws, inputs, config, sizes)
+    )(state)
+    dense = jax.jit(lambda state: dense_train_step(state, draws, inputs, config, sizes))(state)
+
+    for player in ("generator", "critic"):
+        assert_close(getattr(dense, player), getattr(structured, player), 1e-5)
+    assert_close(dense.generator_opt[0].mu, structured.generator_opt[0].mu, 1e-4, floor=0.01)
+    assert_close(dense.critic_opt[0].mu, structured.critic_opt[0].mu, 1e-4, floor=0.01)
+    np.testing.assert_array_equal(dense.step, structured.step)
+
+
+# Time shares --------------------------------------------------------------------------------------
+
+SCOPES = ("outer", "inner")
+
+
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [
+        ("jit(f)/outer/inner/mul", "inner"),
+        ("jit(f)/outer/mul", "outer"),
+        ("jit(f)/mul", ""),
+        ("jit(f)/outer/jvp(inner)/mul", "inner"),
+        ("jit(f)/outer/transpose(jvp(inner))/mul", "inner (gradient)"),
+        ("jit(f)/transpose(jvp(Module))/inner/mul", "inner (gradient)"),
+        ("jit(f)/outer/transpose(jvp(Critic))/mul", "outer (gradient)"),
+        ("jit(f)/outer/jvp(inner)/transpose(jvp(Critic))/mul", "inner"),
+        ("jit(f)/outer/transpose(jvp(inner))/transpose(jvp(Critic))/mul", "inner (gradient)"),
+    ],
+)
+def test_the_scope_of_a_path(path, scope):
+    assert scopes.scope_of_path(path, SCOPES) == scope
+
+
+PROGRAM = """
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %m.1 = f32[8]{0} multiply(%p, %p), metadata={op_name="jit(f)/inner/mul"}
+}
+
+%body (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %arg = (s32[], f32[8]{0}) parameter(0)
+  %in_loop = f32[8]{0} copy(%arg)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %before = f32[8]{0} copy(%x)
+  %loop = (s32[], f32[8]{0}) while(%t), condition=%c, body=%body, metadata={op_name="f/outer/w"}
+  %while_like_fusion = f32[8]{0} fusion(%before), kind=kLoop, calls=%fused
+  ROOT %after = f32[8]{0} copy(%while_like_fusion)
+  %alone = f32[8]{0} copy(%nothing)
+}
+"""
+
+
+def test_the_scopes_of_a_program():
+    found = scopes.scopes_of_instructions(PROGRAM, SCOPES)
+    assert found["while_like_fusion"] == found["before"] == found["after"] == "inner"
+    assert found["in_loop"] == "outer"
+    assert found["alone"] == scopes.OTHER
+    assert "loop" not in found  # its time is that of its body
