@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +32,10 @@ from mmssl_jax.reporting.log import (
 )
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
 from mmssl_jax.training.problem import (
+    SPLITS,
     Problem,
     Programs,
+    Split,
     compile_programs,
     load_problem,
     new_state,
@@ -43,6 +45,15 @@ from mmssl_jax.training.state import TrainState
 
 class RunError(RuntimeError):
     """A run that cannot start, continue or go on; the message says what to do."""
+
+
+class DivergedError(RunError):
+    """A loss or an embedding is no longer finite."""
+
+
+# Called after every epoch with its number and its validation metrics. What it raises ends the run,
+# which can be resumed.
+EpochHook = Callable[[int, dict[str, float]], None]
 
 
 class Progress(NamedTuple):
@@ -80,6 +91,8 @@ def fit(
     resume: bool = False,
     dataset: Dataset | None = None,
     quiet: bool = False,
+    on_epoch: EpochHook | None = None,
+    splits: Sequence[Split] = SPLITS,
 ) -> dict[str, Any]:
     """Trains to the early stop, then evaluates the best epoch on validation and test.
 
@@ -87,6 +100,8 @@ def fit(
       run: the run's directory; new, or with `resume` one that holds a run of the same settings.
       dataset: used instead of reading the configured one.
       quiet: prints nothing and shows no progress bar.
+      on_epoch: called after every epoch; what it raises ends the run without a result.
+      splits: held-out splits to evaluate; validation alone leaves the test split unread.
     Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines"}`,
       which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
@@ -96,7 +111,7 @@ def fit(
     run = Path(run)
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
-    programs = compile_programs(problem)
+    programs = compile_programs(problem, splits)
     if "validation" not in programs.evaluators:
         raise DatasetError(
             f"{problem.dataset.source} has no validation interactions, which choose the best "
@@ -115,7 +130,9 @@ def fit(
             say(f"continuing after epoch {progress.epochs - 1}, step {progress.steps}")
         try:
             say("training; the first epoch takes longer, since it compiles")
-            state = train_epochs(problem, programs, state, progress, checkpoints, run, say, quiet)
+            state = train_epochs(
+                problem, programs, state, progress, checkpoints, run, say, quiet, on_epoch
+            )
         except KeyboardInterrupt:
             say(f"stopped; continue with: python train.py --run {run} --resume")
             raise
@@ -209,6 +226,7 @@ def train_epochs(
     run: Path,
     say: Callable[[str], None],
     quiet: bool,
+    on_epoch: EpochHook | None = None,
 ) -> TrainState:
     """Runs epochs until the run is over, saving `last` after each and `best` after the best.
 
@@ -263,6 +281,8 @@ def train_epochs(
             say(epoch_line(record, config.train.monitor, is_best))
             bar.update(n_steps)
             bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
+            if on_epoch is not None:
+                on_epoch(epoch, validation)
     return state
 
 
@@ -273,10 +293,10 @@ def check_finite_vectors(vectors: tuple[jax.Array, jax.Array], epoch: int, run: 
 
 
 def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
-    """Raises RunError when a loss is NaN or infinite."""
+    """Raises DivergedError when a loss is NaN or infinite."""
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
-        raise RunError(
+        raise DivergedError(
             f"epoch {epoch}: {', '.join(broken)} not finite; the state before this epoch is kept "
             f"in {run / 'checkpoints' / 'last'}. Lower optim.lr, optim.critic_lr or game.weight"
         )
