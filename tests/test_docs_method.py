@@ -69,6 +69,8 @@ def test_the_files_it_refers_to_exist():
     ledger = (PACKAGE.parent / "docs" / "parity.md").read_text()
     rows = {int(row) for row in re.findall(r"^\| (\d+) \|", ledger, re.M)}
     cited = {
-        int(n) for group in re.findall(r"(?<!\^)\(((?:\d+)(?:, \d+)*)\)", TEXT) for n in group.split(",")
+        int(n)
+        for group in re.findall(r"(?<!\^)\(((?:\d+)(?:, \d+)*)\)", TEXT)
+        for n in group.split(",")
     }
     assert {2, 5, 11, 25} <= cited <= rows
