@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mmssl_jax.config import Config, ConfigError, flatten, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import read_records, write_json
@@ -63,7 +65,8 @@ def search(
     study = open_study(optuna, out, settings)
     state = optuna.trial.TrialState
     while (n_done := len(study.get_trials(states=(state.COMPLETE, state.PRUNED)))) < n_trials:
-        study.sampler = optuna.samplers.TPESampler(seed=settings.seed + n_done)
+        mixed = np.random.SeedSequence([settings.seed, n_done]).generate_state(1)[0]
+        study.sampler = optuna.samplers.TPESampler(seed=int(mixed))
         drawn = study.ask(distributions(optuna, space))
         run = out / f"trial-{n_done:04d}"
         drawn.set_user_attr("run", run.name)
