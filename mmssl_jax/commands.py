@@ -1,4 +1,4 @@
-"""The command lines of `train.py`, `eval.py` and the report: flags -> one library call."""
+"""The command lines: flags -> Config -> one library call."""
 
 import argparse
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.config import Config, ConfigError, override
@@ -26,6 +26,9 @@ from mmssl_jax.study.variants import StudyName
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.restore import evaluate_run
+from mmssl_jax.tune.outcome import rerun_best, write_best
+from mmssl_jax.tune.search import SearchSettings, search
+from mmssl_jax.tune.space import read_space
 
 # What a user can mend: shown as a message, without a traceback.
 USER_ERRORS = (ConfigError, DatasetError, RunError, CheckpointError)
@@ -87,6 +90,42 @@ def study_command(arguments: list[str] | None = None) -> None:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
     print(f"{markdown_text(rows)}\nruns and tables: {out}")
+
+
+def tune_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `python -m mmssl_jax.tune`, searches, and runs the best with seeds."""
+    parser = config_parser("python -m mmssl_jax.tune")
+    default = SearchSettings()
+    for name, kind, value, text in (
+        ("space", str, "", "YAML file: the settings to search over, with ranges or choices"),
+        ("trials", PositiveInt, 20, "trials of the search in all, those already done included"),
+        ("out", str, "", "directory of the search (default tuning/<name of the space file>)"),
+        ("seeds", tuple[int, ...], (1, 2, 3), "seeds that the best runs with; [] leaves it out"),
+        ("search_seed", NonNegativeInt, default.seed, "seed of the trials' suggestions"),
+        ("warmup_trials", NonNegativeInt, default.warmup_trials, "trials before any is pruned"),
+        ("warmup_epochs", NonNegativeInt, default.warmup_epochs, "epochs before one is pruned"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=value, help=text)
+    config, parsed = parse_config(parser, sys.argv[1:] if arguments is None else arguments)
+    if not parsed.space:
+        parser.error(
+            "--space FILE is missing: what to search over, such as configs/space_tiktok.yaml"
+        )
+    out = Path(parsed.out or f"tuning/{Path(parsed.space).stem}")
+    settings = SearchSettings(parsed.search_seed, parsed.warmup_trials, parsed.warmup_epochs)
+    base = absolute_data(config)
+    try:
+        space = read_space(Path(parsed.space), base)
+        trials = search(base, space, out, parsed.trials, settings, print)
+        best, best_config = write_best(base, trials, out)
+        print(f"best: {best.run}; train with it: python train.py --config {out / 'best.yaml'}")
+        if parsed.seeds:
+            print(f"\n{rerun_best(best_config, best.run, out, parsed.seeds)}")
+    except USER_ERRORS as error:
+        leave(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
 
 
 def absolute_data(config: Config) -> Config:

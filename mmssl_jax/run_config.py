@@ -99,7 +99,7 @@ def check_config_file(parser: ConfigParser, file: Path) -> None:
         )
 
 
-def config_from(parser: ConfigParser, parsed: Namespace) -> Config:
+def config_from(parser: ArgumentParser, parsed: Namespace) -> Config:
     """A Config of plain Python values from a parsed namespace."""
     objects = parser.instantiate(parsed)
     stages = {entry.name: getattr(objects, entry.name) for entry in dataclasses.fields(Config)}
@@ -109,13 +109,22 @@ def config_from(parser: ConfigParser, parsed: Namespace) -> Config:
 
 def validate(config: Config) -> None:
     """Raises ConfigError for a value out of its range, or settings that do not fit together."""
+    convert(config)
+    check_config(config)
+
+
+def convert(config: Config) -> Config:
+    """The same settings with every value as a file's would be read: a list as a tuple, "1e-3" as a
+    number.
+
+    Raises ConfigError for a value out of its range.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, as_group=False)
     try:
-        parser.parse_object(_nested(config))
+        return config_from(parser, parser.parse_object(_nested(config)))
     except ArgumentError as error:
         raise ConfigError(str(error)) from error
-    check_config(config)
 
 
 def _nested(config: Config) -> dict[str, Any]:

@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mmssl_jax"
-ORDER = ("data", "graph", "model", "losses", "ranking", "training", "study", "recommend", "report")
+ORDER = (
+    "data",
+    "graph",
+    "model",
+    "losses",
+    "ranking",
+    "training",
+    "study",
+    "recommend",
+    "report",
+    "tune",
+)
 # These know no stage; presets.py stands on config.py, run_config.py on both.
 LEAVES = ("config", "presets", "run_config", "parallel", "precision", "checkpoint", "reporting")
 FILES = sorted(PACKAGE.rglob("*.py"))

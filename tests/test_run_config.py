@@ -21,7 +21,11 @@ from mmssl_jax.run_config import (
 )
 from tests.tiny import tiny_config
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.yaml")
+    if not path.stem.startswith("space_")
+)
 DATA = "--data.path=somewhere"
 
 

@@ -78,7 +78,12 @@ def share_programs(patch: pytest.MonkeyPatch) -> None:
             _compiled[key] = compile_programs(problem), new_state(problem)
         return _compiled[key]
 
-    patch.setattr(loop, "compile_programs", lambda problem: shared(problem)[0])
+    def on_splits(problem: Problem, splits: tuple[str, ...]) -> Programs:
+        programs = shared(problem)[0]
+        evaluators = {name: e for name, e in programs.evaluators.items() if name in splits}
+        return programs._replace(evaluators=evaluators)
+
+    patch.setattr(loop, "compile_programs", on_splits)
     # A run uses its state up.
     patch.setattr(loop, "new_state", lambda problem: jax.tree.map(jnp.copy, shared(problem)[1]))
 

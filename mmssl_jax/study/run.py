@@ -51,9 +51,11 @@ def run_study(
     return rows
 
 
-def finish_run(config: Config, run: Path) -> None:
+def finish_run(config: Config, run: Path, **options: Any) -> None:
     """Runs `config` in `run`, or continues it; does nothing when it is there and done.
 
+    Args:
+      options: further arguments of `fit`.
     Raises RunError when another configuration was run there.
     """
     if (run / "config.yaml").is_file():
@@ -66,7 +68,7 @@ def finish_run(config: Config, run: Path) -> None:
             )
         if (run / "result.json").is_file():
             return
-    fit(config, run, resume=(run / "config.yaml").is_file(), quiet=True)
+    fit(config, run, resume=(run / "config.yaml").is_file(), quiet=True, **options)
 
 
 def collect_results(

@@ -25,6 +25,15 @@ class RunError(RuntimeError):
     """A run that cannot start, continue or go on; the message says what to do."""
 
 
+class DivergedError(RunError):
+    """A loss or an embedding is no longer finite."""
+
+
+# Called after every epoch with its number and its validation metrics. What it raises ends the run,
+# which can be resumed.
+EpochHook = Callable[[int, dict[str, float]], None]
+
+
 class Progress(NamedTuple):
     """How far a run is, and what early stopping knows."""
 
@@ -78,22 +87,18 @@ class Epoch(NamedTuple):
     ranking: jax.Array
 
 
-# Called with the number of an epoch and its validation metrics; True ends the run.
-OnEpoch = Callable[[int, dict[str, float]], bool]
-
-
 def train_epochs(
     problem: Problem,
     programs: Programs,
     state: TrainState,
     progress: Progress,
     outlets: Outlets,
-    on_epoch: OnEpoch = lambda epoch, validation: False,
+    on_epoch: EpochHook | None = None,
 ) -> None:
     """Runs epochs until the run is over, saving `last` after each and `best` after the best.
 
     An epoch is dispatched before the last one's figures are read, unless these may end the run.
-    `state` is used up. Raises RunError when a loss or an embedding is no longer finite; the
+    `state` is used up. Raises DivergedError when a loss or an embedding is no longer finite; the
     checkpoints of the epoch before remain.
     """
     config, per_epoch = problem.config, problem.sizes.steps_per_epoch
@@ -115,11 +120,9 @@ def train_epochs(
                 steps += epoch.n_steps
             if waiting:
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
-                progress, stop = read_epoch(
+                progress = read_epoch(
                     problem, programs, waiting, progress, seconds, outlets, bar, on_epoch
                 )
-                if stop:
-                    return
             waiting = epoch
 
 
@@ -142,12 +145,9 @@ def read_epoch(
     seconds: float,
     outlets: Outlets,
     bar: tqdm,
-    on_epoch: OnEpoch,
-) -> tuple[Progress, bool]:
-    """Waits for an epoch's figures, logs them and saves its state.
-
-    Returns the progress after it, and whether `on_epoch` ends the run.
-    """
+    on_epoch: EpochHook | None,
+) -> Progress:
+    """Waits for an epoch's figures, logs them, saves its state; returns the progress after it."""
     config, run, checkpoints = problem.config, outlets.run, outlets.checkpoints
     losses = {name: float(value) for name, value in jax.device_get(epoch.metrics).items()}
     number, is_whole = progress.epochs, epoch.n_steps == problem.sizes.steps_per_epoch
@@ -184,14 +184,16 @@ def read_epoch(
     outlets.say(epoch_line(record, config.train.monitor, is_best))
     bar.update(epoch.n_steps)
     bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
-    return progress, on_epoch(number, validation)
+    if on_epoch is not None:
+        on_epoch(number, validation)
+    return progress
 
 
 def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
-    """Raises RunError when a loss is NaN or infinite."""
+    """Raises DivergedError when a loss is NaN or infinite."""
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
-        raise RunError(
+        raise DivergedError(
             f"epoch {epoch}: {', '.join(broken)} not finite; the state before this epoch is kept "
             f"in {run / 'checkpoints' / 'last'}. Lower optim.lr, optim.critic_lr or game.weight"
         )

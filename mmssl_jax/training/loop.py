@@ -28,7 +28,6 @@ from mmssl_jax.reporting.log import (
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
 from mmssl_jax.training.epochs import (
     Checkpoints,
-    OnEpoch,
     Outlets,
     Progress,
     RunError,
@@ -50,7 +49,8 @@ def fit(
     resume: bool = False,
     dataset: Dataset | None = None,
     quiet: bool = False,
-    on_epoch: OnEpoch = lambda epoch, validation: False,
+    on_epoch: EpochHook | None = None,
+    splits: Sequence[Split] = SPLITS,
 ) -> dict[str, Any]:
     """Trains to the early stop, then evaluates the best epoch on validation and test.
 
@@ -58,7 +58,8 @@ def fit(
       run: the run's directory; new, or with `resume` one that holds a run of the same settings.
       dataset: used instead of reading the configured one.
       quiet: prints nothing and shows no progress bar.
-      on_epoch: called with each epoch's number and validation metrics; True ends the run there.
+      on_epoch: called after every epoch; what it raises ends the run without a result.
+      splits: held-out splits to evaluate; validation alone leaves the test split unread.
     Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines"}`,
       which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
@@ -69,7 +70,7 @@ def fit(
     run = Path(run)
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
-    programs = compile_programs(problem)
+    programs = compile_programs(problem, splits)
     if "validation" not in programs.evaluators:
         raise DatasetError(
             f"{problem.dataset.source} has no validation interactions, which choose the best "

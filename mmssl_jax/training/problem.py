@@ -1,7 +1,7 @@
 """A configured dataset, ready to train and evaluate: devices, sizes, inputs, programs."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ from mmssl_jax.training.state import (
 from mmssl_jax.training.step import Metrics, forward, train_steps
 
 Split = Literal["validation", "test"]
+SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 class Problem(NamedTuple):
@@ -102,9 +103,8 @@ class Programs(NamedTuple):
     evaluators: dict[str, Evaluator]  # by held-out split that has interactions
 
 
-def compile_programs(problem: Problem) -> Programs:
-    """Training steps, embedding and evaluation of a problem."""
-    splits: tuple[Split, ...] = ("validation", "test")
+def compile_programs(problem: Problem, splits: Sequence[Split] = SPLITS) -> Programs:
+    """Training steps, embedding and evaluation of a problem, on these splits alone."""
     return Programs(
         compile_steps(problem),
         compile_embedding(problem),

@@ -1,0 +1,1 @@
+"""Hyperparameter search: settings drawn from a space, judged on validation alone."""

@@ -1,0 +1,227 @@
+"""The search: trials one after another, kept in a SQLite study that the same command continues.
+
+A trial sees the validation split alone. Its suggestion depends on the finished trials and the
+search's seed alone, so that a search that was interrupted suggests what it would have suggested.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmssl_jax.config import Config, ConfigError, flatten, override
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.reporting.log import read_records, write_json
+from mmssl_jax.run_config import validate
+from mmssl_jax.study.run import finish_run
+from mmssl_jax.training.epochs import DivergedError, RunError
+from mmssl_jax.training.loop import dataset_record
+from mmssl_jax.training.problem import load_dataset
+from mmssl_jax.tune.space import Choices, Space
+
+# They change where and how fast trials run, not what they are.
+MAY_CHANGE = ("data.path", "data.format", "parallel.devices", "parallel.transform")
+
+
+class SearchSettings(NamedTuple):
+    """How trials are drawn and ended.
+
+    A trial is pruned when its best validation value so far is below the median of the finished
+    trials' values at the same epoch; not in its first `warmup_epochs` epochs, and not before
+    `warmup_trials` trials have finished.
+    """
+
+    seed: int = 0
+    warmup_trials: int = 5
+    warmup_epochs: int = 5
+
+
+class Trial(NamedTuple):
+    """A finished trial; `value` is the best validation value, None if it was pruned early."""
+
+    run: str
+    changes: dict[str, Any]
+    value: float | None
+    reason: str = ""
+
+
+def search(
+    base: Config,
+    space: Space,
+    out: Path,
+    n_trials: int,
+    settings: SearchSettings,
+    say: Callable[[str], None],
+) -> list[Trial]:
+    """Runs what is missing of `n_trials` trials, in `out/trial-0000` and so on.
+
+    Pruned trials count. So do those whose settings do not fit together or whose loss is no longer
+    finite; the search treats them as pruned.
+    Returns all trials. Raises ConfigError, DatasetError, RunError.
+    """
+    optuna = load_optuna()
+    check_same_search(base, space, settings, out)
+    study = open_study(optuna, out, settings)
+    state = optuna.trial.TrialState
+    while (n_done := len(study.get_trials(states=(state.COMPLETE, state.PRUNED)))) < n_trials:
+        mixed = np.random.SeedSequence([settings.seed, n_done]).generate_state(1)[0]
+        study.sampler = optuna.samplers.TPESampler(seed=int(mixed))
+        drawn = study.ask(distributions(optuna, space))
+        run = out / f"trial-{n_done:04d}"
+        drawn.set_user_attr("run", run.name)
+        config = override(base, changes_of(space, drawn.params))
+        try:
+            validate(config)
+            value = run_trial(optuna, drawn, config, run)
+        except (optuna.TrialPruned, ConfigError, DivergedError) as error:
+            drawn.set_user_attr("reason", str(error))
+            study.tell(drawn, state=state.PRUNED)
+        else:
+            study.tell(drawn, value)
+        say(trial_line(finished_trials(optuna, study, space)[-1], base.train.monitor))
+    return finished_trials(optuna, study, space)
+
+
+def run_trial(optuna: Any, drawn: Any, config: Config, run: Path) -> float:
+    """Trains one trial, or continues it, and returns the validation value of its best epoch.
+
+    Raises optuna.TrialPruned when it falls behind, and what `fit` raises.
+    """
+    monitor, told = config.train.monitor, set()
+
+    def on_epoch(epoch: int, validation: dict[str, float]) -> None:
+        if epoch in told:
+            return
+        told.add(epoch)
+        drawn.report(validation[monitor], epoch)
+        if drawn.should_prune():
+            raise optuna.TrialPruned(f"behind the median after epoch {epoch}")
+
+    log = run / "metrics.jsonl"  # of this trial, if it was interrupted
+    for record in read_records(log) if log.is_file() else []:
+        on_epoch(record["epoch"], {monitor: record[f"validation/{monitor}"]})
+    finish_run(config, run, on_epoch=on_epoch, splits=("validation",))
+    result = json.loads((run / "result.json").read_text())
+    return float(result["validation"][monitor])
+
+
+def load_optuna() -> Any:
+    """The optional dependency; raises RunError when it is not installed."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise RunError("the search needs Optuna: pip install -e '.[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def open_study(optuna: Any, out: Path, settings: SearchSettings) -> Any:
+    """The study in `out/study.db`; trials that were interrupted wait there to be continued."""
+    state = optuna.trial.TrialState
+    study = optuna.create_study(
+        study_name="mmssl_jax",
+        storage=f"sqlite:///{(out / 'study.db').absolute()}",
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
+        ),
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(states=(state.RUNNING,)):
+        study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=state.FAIL)
+    return study
+
+
+def check_same_search(base: Config, space: Space, settings: SearchSettings, out: Path) -> None:
+    """Writes to `out/search.json` what makes trials comparable, or compares with what is there.
+
+    Raises RunError with the differences, DatasetError for data without a validation split.
+    """
+    validate(base)
+    dataset = load_dataset(base.data)
+    if not len(dataset.validation):
+        raise DatasetError(
+            f"{dataset.source} has no validation interactions, which choose the best trial: hold "
+            "some out, for instance one per user"
+        )
+    now = {key: value for key, value in flatten(base).items() if key not in MAY_CHANGE}
+    now |= {f"space {key}": entry._asdict() for key, entry in space.items()}
+    now |= {f"dataset {key}": value for key, value in dataset_record(dataset).items()}
+    now["search_seed"] = settings.seed
+    now = json.loads(json.dumps(now))
+    path = out / "search.json"
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunError(f"{out} is in use and holds no search: name another with --out")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, now)
+        return
+    saved = json.loads(path.read_text())
+    keys = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
+    if keys:
+        lines = [f"{key}: {saved.get(key)} in the search, {now.get(key)} now" for key in keys]
+        raise RunError(
+            f"{out} holds a search of other settings or data\n  "
+            + "\n  ".join(lines)
+            + "\nTake them back, or start a new search with another --out"
+        )
+
+
+def distributions(optuna: Any, space: Space) -> dict[str, Any]:
+    """The space in Optuna's terms; choices stand as JSON, since they may be lists."""
+    found = {}
+    for key, entry in space.items():
+        if isinstance(entry, Choices):
+            labels = [json.dumps(value) for value in entry.values]
+            found[key] = optuna.distributions.CategoricalDistribution(labels)
+        elif entry.is_whole:
+            found[key] = optuna.distributions.IntDistribution(
+                entry.low, entry.high, entry.log, entry.step or 1
+            )
+        else:
+            found[key] = optuna.distributions.FloatDistribution(
+                entry.low, entry.high, entry.log, entry.step
+            )
+    return found
+
+
+def changes_of(space: Space, params: dict[str, Any]) -> dict[str, Any]:
+    """A trial's settings, from Optuna's parameters."""
+    changes = {}
+    for key, value in params.items():
+        entry = space[key]
+        if isinstance(entry, Choices):
+            value = {json.dumps(choice): choice for choice in entry.values}[value]
+        changes[key] = value
+    return changes
+
+
+def finished_trials(optuna: Any, study: Any, space: Space) -> list[Trial]:
+    """The study's complete and pruned trials, in order."""
+    state = optuna.trial.TrialState
+    return [
+        Trial(
+            trial.user_attrs["run"],
+            changes_of(space, trial.params),
+            trial.value if trial.state == state.COMPLETE else None,
+            trial.user_attrs.get("reason", ""),
+        )
+        for trial in study.get_trials(states=(state.COMPLETE, state.PRUNED))
+    ]
+
+
+def trial_line(trial: Trial, monitor: str) -> str:
+    """One line for a finished trial."""
+    outcome = f"pruned: {trial.reason}" if trial.value is None else f"{monitor} {trial.value:.4f}"
+    return f"{trial.run}  {outcome}  ({describe(trial.changes)})"
+
+
+def describe(changes: dict[str, Any]) -> str:
+    """`optim.lr 0.000123, model.heads 4`."""
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in changes.items()
+    )

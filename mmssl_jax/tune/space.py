@@ -1,0 +1,163 @@
+"""The space of a search: a YAML file of settings, each with a range or a list of choices.
+
+optim.lr: {low: 1e-5, high: 1e-3, log: true}
+model.gnn_layers: {low: 1, high: 3}
+critic.hidden: {choices: [[512, 256], [256, 128]]}
+"""
+
+import difflib
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mmssl_jax.config import Config, ConfigError, flatten, override
+from mmssl_jax.run_config import convert
+
+# They say what is measured, on which data and where, so that trials would not be comparable.
+FIXED = (
+    "preset", "data.path", "data.format", "data.seed",
+    "train.monitor", "train.seed", "train.epochs", "train.max_steps",
+)  # fmt: skip
+FIXED_STAGES = ("eval", "parallel")
+
+
+class Range(NamedTuple):
+    """Numbers from low to high, both included; `log` draws them evenly on a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    is_whole: bool = False
+
+
+class Choices(NamedTuple):
+    """Values without an order."""
+
+    values: tuple[Any, ...]
+
+
+Space = dict[str, Range | Choices]
+
+
+def read_space(path: Path, base: Config) -> Space:
+    """Reads a space file; every value has been checked against the range of its setting.
+
+    Args:
+      base: the settings that a trial changes.
+    Raises ConfigError, with the file, the setting, and what is expected.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no space file {path}: give one with --space FILE")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(
+            f"{path} holds no settings: give a line for each, such as "
+            "'optim.lr: {low: 1e-5, high: 1e-3, log: true}'"
+        )
+    space: Space = {}
+    for key, entry in content.items():
+        try:
+            space[str(key)] = _parse_entry(str(key), entry, base)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    return space
+
+
+def _parse_entry(key: str, entry: Any, base: Config) -> Range | Choices:
+    known = flatten(Config())
+    if key not in known:
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        nearest = inside or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise ConfigError(f"there is no setting {key!r}; the nearest is {nearest[0]!r}")
+    if key in FIXED or key.split(".")[0] in FIXED_STAGES:
+        raise ConfigError(f"{key} cannot be searched over: it is the same for all trials")
+    if not isinstance(entry, dict):
+        raise ConfigError(
+            f"{key} is {entry!r}: expected {{low: .., high: ..}} or {{choices: [..]}}"
+        )
+    if "choices" in entry:
+        return _parse_choices(key, entry, base)
+    return _parse_range(key, entry, base)
+
+
+def _parse_choices(key: str, entry: dict[str, Any], base: Config) -> Choices:
+    _refuse_other_words(key, entry, ("choices",))
+    if not isinstance(entry["choices"], list) or not entry["choices"]:
+        raise ConfigError(f"{key}: choices is {entry['choices']!r}, expected a list of values")
+    values = tuple(flatten(_changed(base, key, value))[key] for value in entry["choices"])
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{key}: choices names a value twice: {entry['choices']}")
+    return Choices(values)
+
+
+def _parse_range(key: str, entry: dict[str, Any], base: Config) -> Range:
+    _refuse_other_words(key, entry, ("low", "high", "log", "step"))
+    kinds = _kinds(key)
+    if not kinds & {int, float}:
+        raise ConfigError(f"{key} is no number, so it has no range: give {{choices: [..]}}")
+    for word in ("low", "high"):
+        if word not in entry:
+            raise ConfigError(f"{key} has no {word}: give both, such as {{low: 1, high: 3}}")
+    low, high = (flatten(_changed(base, key, entry[word]))[key] for word in ("low", "high"))
+    log, step, is_whole = entry.get("log", False), entry.get("step"), float not in kinds
+    if low is None or high is None or not low < high:
+        raise ConfigError(f"{key}: low is {entry['low']} and high {entry['high']}: low < high")
+    if not isinstance(log, bool):
+        raise ConfigError(f"{key}: log is {log!r}, expected true or false")
+    if log and low <= 0:
+        raise ConfigError(f"{key}: log needs low above 0, which is {low}")
+    if step is not None:
+        step = _parse_step(key, step, low, high, log, is_whole)
+    return Range(low, high, log, step, is_whole)
+
+
+def _parse_step(
+    key: str, step: Any, low: float, high: float, log: bool, is_whole: bool
+) -> int | float:
+    if log:
+        raise ConfigError(f"{key}: log and step exclude each other: leave one out")
+    try:
+        size = float(step)
+    except (TypeError, ValueError):
+        size = math.nan
+    if not 0 < size < math.inf or (is_whole and size != int(size)):
+        kind = "a whole number" if is_whole else "a number"
+        raise ConfigError(f"{key}: step is {step!r}, expected {kind} above 0")
+    steps = (high - low) / size
+    if not math.isclose(steps, round(steps), rel_tol=1e-9) or round(steps) < 1:
+        raise ConfigError(f"{key}: steps of {step} do not lead from low {low} to high {high}")
+    return int(size) if is_whole else size
+
+
+def _refuse_other_words(key: str, entry: dict[str, Any], words: tuple[str, ...]) -> None:
+    for word in entry:
+        if word not in words:
+            raise ConfigError(f"{key} has {word!r}; expected only {', '.join(words)}")
+
+
+def _changed(base: Config, key: str, value: Any) -> Config:
+    try:
+        return convert(override(base, {key: value}))
+    except ConfigError as error:
+        raise ConfigError(f"{key} cannot be {value!r}: {error}") from error
+
+
+def _kinds(key: str) -> set[type]:
+    """int, float, neither or both: the numbers that a setting takes."""
+    owner: Any = Config
+    *stage, name = key.split(".")
+    if stage:
+        owner = typing.get_type_hints(Config)[stage[0]]
+    hint = typing.get_type_hints(owner)[name]
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    members = typing.get_args(hint) if is_union else (hint,)
+    classes = [kind for kind in members if isinstance(kind, type) and kind is not bool]
+    return {number for number in (int, float) if any(issubclass(kind, number) for kind in classes)}
