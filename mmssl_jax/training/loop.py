@@ -1,7 +1,7 @@
 """A run from its start, or from where it stopped, to its result."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,17 @@ from mmssl_jax.reporting.log import (
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
 from mmssl_jax.training.epochs import (
     Checkpoints,
+    EpochHook,
     Outlets,
     Progress,
     RunError,
     train_epochs,
 )
 from mmssl_jax.training.problem import (
+    SPLITS,
     Problem,
     Programs,
+    Split,
     compile_programs,
     load_problem,
     new_state,
