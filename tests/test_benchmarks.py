@@ -301,22 +301,27 @@ def test_costs_prints_one_json_object(capsys):
 )
 def test_the_dense_step_is_the_structured_one(preset, changes):
     config = problems.tiny_config(preset, model__dropout=0.0, critic__dropout=(0.0, 0.0), **changes)
-    problem = tiny_problem(config)
-    inputs, sizes, state = problem.inputs, problem.sizes, problem.state
-    draws = draw(state.key, state.step, inputs, config, sizes)
-    uniform = jax.random.uniform(jax.random.key(3), (6, sizes.n_items))
-    draws = draws._replace(game=draws.game._replace(noise=uniform))
+    # A bias before a batch norm has gradient zero: Adam makes a whole step of float32's rounding
+    # noise, whereas in float64 the noise is far below its epsilon.
+    with problems.precision("float64") as dtype:
+        problem = tiny_problem(config, dtype=dtype)
+        inputs, sizes, state = problem.inputs, problem.sizes, problem.state
+        draws = draw(state.key, state.step, inputs, config, sizes)
+        uniform = jax.random.uniform(jax.random.key(3), (6, sizes.n_items))
+        draws = draws._replace(game=draws.game._replace(noise=uniform))
 
-    structured, _ = jax.jit(
-        lambda state: structured_train_step(state, draws, inputs, config, sizes)
-    )(state)
-    dense = jax.jit(lambda state: dense_train_step(state, draws, inputs, config, sizes))(state)
+        @jax.jit
+        def both(state):
+            structured, _ = structured_train_step(state, draws, inputs, config, sizes)
+            return structured, dense_train_step(state, draws, inputs, config, sizes)
 
-    for player in ("generator", "critic"):
-        assert_close(getattr(dense, player), getattr(structured, player), 1e-5)
-    assert_close(dense.generator_opt[0].mu, structured.generator_opt[0].mu, 1e-4, floor=0.01)
-    assert_close(dense.critic_opt[0].mu, structured.critic_opt[0].mu, 1e-4, floor=0.01)
-    np.testing.assert_array_equal(dense.step, structured.step)
+        structured, dense = both(state)
+        for player in ("generator", "critic"):
+            expected = getattr(structured, player)
+            assert_close(getattr(dense, player), expected, 1e-5)
+            moved = jax.tree.map(lambda a, b: jnp.any(a != b), expected, getattr(state, player))
+            assert any(bool(leaf) for leaf in jax.tree.leaves(moved))
+        assert int(dense.step) == int(structured.step) == 1
 
 
 # Time shares --------------------------------------------------------------------------------------
