@@ -142,7 +142,8 @@ def time_steps(
         state, _ = jax.block_until_ready(run(state, steps))
 
     first_ms = timed_ms(scan)
-    return state, first_ms, median_ms(scan, repeats, warm_up=0) / steps
+    step_ms = median_ms(scan, repeats, warm_up=0) / steps
+    return state, first_ms, step_ms
 
 
 def time_rebuild(problem: Problem, state: TrainState, n_users: int, repeats: int) -> Result:

@@ -301,8 +301,7 @@ def test_costs_prints_one_json_object(capsys):
 )
 def test_the_dense_step_is_the_structured_one(preset, changes):
     config = problems.tiny_config(preset, model__dropout=0.0, critic__dropout=(0.0, 0.0), **changes)
-    # A bias before a batch norm has gradient zero: Adam makes a whole step of float32's rounding
-    # noise, whereas in float64 the noise is far below its epsilon.
+    # In float64, so that Adam does not make whole steps of rounding noise where a gradient is zero.
     with problems.precision("float64") as dtype:
         problem = tiny_problem(config, dtype=dtype)
         inputs, sizes, state = problem.inputs, problem.sizes, problem.state
@@ -318,10 +317,20 @@ def test_the_dense_step_is_the_structured_one(preset, changes):
         structured, dense = both(state)
         for player in ("generator", "critic"):
             expected = getattr(structured, player)
-            assert_close(getattr(dense, player), expected, 1e-5)
+            pair = getattr(dense, player), expected
+            if player == "critic" and config.critic.norm == "batch":
+                pair = tuple(map(without_undone_biases, pair))
+            assert_close(*pair, 1e-5)
             moved = jax.tree.map(lambda a, b: jnp.any(a != b), expected, getattr(state, player))
             assert any(bool(leaf) for leaf in jax.tree.leaves(moved))
         assert int(dense.step) == int(structured.step) == 1
+
+
+def without_undone_biases(critic):
+    """The critic's parameters but for the biases that a batch norm takes out again: their gradient
+    is zero, and what Adam makes of its rounding noise means nothing."""
+    dense_1 = {"kernel": critic["dense_1"]["kernel"]}
+    return {k: v for k, v in critic.items() if k != "first_bias"} | {"dense_1": dense_1}
 
 
 # Time shares --------------------------------------------------------------------------------------

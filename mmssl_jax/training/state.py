@@ -88,11 +88,15 @@ def make_inputs(dataset: Dataset, config: Config) -> Inputs:
     """Puts the dataset's features, graphs and rows on the device."""
     train, n_users, n_items = dataset.train, dataset.n_users, dataset.n_items
     normalization = config.model.feature_normalization
+    of_features = observed_graph(train, n_users, n_items, normalization)
+    same = config.model.id_normalization == normalization
     return Inputs(
         features={name: jnp.asarray(raw) for name, raw in dataset.features.items()},
         observed=ObservedGraphs(
-            features=observed_graph(train, n_users, n_items, normalization),
-            ids=observed_graph(train, n_users, n_items, config.model.id_normalization),
+            features=of_features,
+            ids=of_features
+            if same
+            else observed_graph(train, n_users, n_items, config.model.id_normalization),
             partial={
                 name: partial_modality(train, n_users, present, normalization)
                 for name, present in dataset.presence.items()
