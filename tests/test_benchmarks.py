@@ -294,9 +294,17 @@ def test_costs_prints_one_json_object(capsys):
     ("preset", "changes"),
     [
         ("paper", {}),
-        ("paper", {"game__temperature": 0.6, "game__gumbel_scale": 0.4, "game__weight": 0.5}),
-        ("paper", {"game__real_rows": "observed", "structure__mask_observed": True}),
         ("released", {"structure__k_rate": 0.1}),
+        pytest.param(
+            "paper",
+            {"game__temperature": 0.6, "game__gumbel_scale": 0.4, "game__weight": 0.5},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "paper",
+            {"game__real_rows": "observed", "structure__mask_observed": True},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_dense_step_is_the_structured_one(preset, changes):
