@@ -293,7 +293,7 @@ def test_costs_prints_one_json_object(capsys):
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [
-        ("paper", {}),
+        pytest.param("paper", {}, marks=pytest.mark.slow),
         ("released", {"structure__k_rate": 0.1}),
         pytest.param(
             "paper",

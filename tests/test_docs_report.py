@@ -10,6 +10,8 @@ import pytest
 from mmssl_jax.commands import report_command, train_command
 from tests.tiny import CHANGES, flags
 
+pytestmark = pytest.mark.slow  # trains or renders for minutes
+
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 
 ROOT = Path(__file__).resolve().parents[1]

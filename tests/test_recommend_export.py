@@ -12,6 +12,8 @@ from mmssl_jax.commands import eval_command, train_command
 from mmssl_jax.recommend import Recommender
 from tests.tiny import CHANGES, flags
 
+pytestmark = pytest.mark.slow  # trains or renders for minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs" / "recommend.md").read_text()
 SMALL = {

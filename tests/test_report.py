@@ -27,6 +27,8 @@ from mmssl_jax.training.problem import load_problem, new_state
 from mmssl_jax.training.restore import restore_run
 from tests.tiny import tiny_config, tiny_dataset, write_folder
 
+pytestmark = pytest.mark.slow  # trains or renders for minutes
+
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 
 ROOT = Path(__file__).resolve().parents[1]
