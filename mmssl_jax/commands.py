@@ -177,6 +177,7 @@ def eval_command(arguments: list[str] | None = None) -> None:
         if uses["export"] or uses["export_embeddings"] or uses["cold_items"]:
             use_run(**{name: options[name] for name in RESTORING}, **uses)
         else:
+            print(f"{options['split']} split, {options['checkpoint']} checkpoint")
             print(metric_table({"MMSSL": evaluate_run(**options)}))
     except USER_ERRORS as error:
         leave(error)

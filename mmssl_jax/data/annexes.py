@@ -96,7 +96,8 @@ def _read_mask(path: Path, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
     if present.dtype != bool or present.shape != rows.shape[:1]:
         raise DatasetError(
             f"{path.name}: {present.dtype} array of shape {present.shape}, expected bool "
-            f"{list(rows.shape[:1])}, True where the item has the modality"
+            f"{list(rows.shape[:1])} like the rows of the features beside it, True where the item "
+            f"has the modality; one of the two files is wrong"
         )
     if not present.any():
         raise DatasetError(

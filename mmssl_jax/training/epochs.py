@@ -104,7 +104,8 @@ def train_epochs(
     config, per_epoch = problem.config, problem.sizes.steps_per_epoch
     most_steps = config.train.max_steps or config.train.epochs * per_epoch
     bar = tqdm(
-        total=most_steps,
+        # Where patience decides, nobody knows the end.
+        total=config.train.max_steps or None,
         initial=progress.steps,
         unit="step",
         disable=outlets.quiet,

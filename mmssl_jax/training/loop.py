@@ -42,6 +42,7 @@ from mmssl_jax.training.problem import (
     compile_programs,
     load_problem,
     new_state,
+    require_data,
 )
 from mmssl_jax.training.state import TrainState
 
@@ -71,6 +72,8 @@ def fit(
     require_tensorboard(config.train)
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
     run = Path(run)
+    if resume and dataset is None:
+        require_data(config, run)
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
     programs = compile_programs(problem, splits)
@@ -89,10 +92,11 @@ def fit(
         progress = Progress()
         if resume:
             state, progress = restore_last(checkpoints, state, run)
-            say(f"continuing after epoch {progress.epochs - 1}, step {progress.steps}")
+            say(resume_line(progress, progress.is_over(config)))
         like = abstract_tree(state)
         try:
-            say("training; the first epoch takes longer, since it compiles")
+            if not progress.is_over(config):
+                say("training; the first epoch takes longer, since it compiles")
             outlets = Outlets(run, checkpoints, write_events, say, quiet)
             train_epochs(problem, programs, state, progress, outlets, on_epoch)
         except KeyboardInterrupt:
@@ -121,7 +125,8 @@ def start_run(problem: Problem, run: Path) -> None:
         raise RunError(f"{run} is a file: name a directory with --run")
     if run.exists() and any(run.iterdir()):
         raise RunError(
-            f"{run} is not empty: add --resume to continue the run in it, or name another --run"
+            f"{run} is not empty: add --resume (in Python, resume=True) to continue the run in it, "
+            "or name another --run"
         )
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "config.yaml", dump_config(problem.config))
@@ -162,6 +167,14 @@ def check_same_run(problem: Problem, run: Path) -> None:
             + "\nTake them back, or start a new run with another --run"
         )
     write_text(run / "config.yaml", dump_config(problem.config))  # its length may have changed
+
+
+def resume_line(progress: Progress, is_over: bool) -> str:
+    """What a resumed run says of where it goes on."""
+    if not progress.epochs:
+        return "no epoch was finished: the run starts anew"
+    done = f"epoch {progress.epochs - 1}, step {progress.steps}"
+    return f"the run was over after {done}" if is_over else f"continuing after {done}"
 
 
 def restore_last(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -68,6 +69,15 @@ def load_dataset(config: DataConfig) -> Dataset:
             dataset = dataclasses.replace(dataset, features=kept)
         return dataset
     return read_dataset(config.path, config.format, config.modalities or None)
+
+
+def require_data(config: Config, run: Path) -> None:
+    """Raises DatasetError, with the flag that mends it, when a run's dataset folder has moved."""
+    if config.data.format != "synthetic" and not Path(config.data.path).is_dir():
+        raise DatasetError(
+            f"{config.data.path}: no folder there, which {run} names as its dataset; if it has "
+            "moved, give its place with --data.path"
+        )
 
 
 def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:

@@ -14,6 +14,7 @@ from mmssl_jax.training.problem import (
     compile_embedding,
     load_problem,
     new_state,
+    require_data,
     split_evaluator,
 )
 from mmssl_jax.training.state import TrainState
@@ -38,13 +39,15 @@ def restore_run(
     config = override(config, {"parallel.devices": devices})
     if data_path:
         config = override(config, {"data.path": data_path})
+    if dataset is None:
+        require_data(config, run)
     problem = load_problem(config, dataset)
     saved = json.loads((run / "dataset.json").read_text())
     if saved["fingerprint"] != problem.dataset.fingerprint():
         raise DatasetError(
             f"{problem.dataset.source} is not the data that {run} was trained on "
             f"({saved['name']}: {saved['users']} users, {saved['items']} items); "
-            "give that folder with --data_path"
+            "give that folder with --data.path"
         )
     return problem, restore_newest(run, checkpoint, new_state(problem))
 
