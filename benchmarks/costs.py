@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from benchmarks.measure import show
 from mmssl_jax.config import Config
 from mmssl_jax.model.critic import hidden_widths
-from mmssl_jax.model.critic_inputs import dense_soft_rows, soft_rows_form
+from mmssl_jax.model.real_rows import dense_soft_rows, soft_rows_form
 from mmssl_jax.presets import preset_config
 from mmssl_jax.training.state import Sizes, learned_edges_length
 

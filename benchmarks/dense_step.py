@@ -16,9 +16,9 @@ from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.losses.adversarial import score_rows
 from mmssl_jax.losses.total import recommendation_losses
 from mmssl_jax.model.critic import Critic
-from mmssl_jax.model.critic_inputs import gumbel, logit_scales
 from mmssl_jax.model.mmssl import Embeddings
 from mmssl_jax.model.norms import unit_rows
+from mmssl_jax.model.real_rows import gumbel, logit_scales
 from mmssl_jax.training.draws import Draws, Share, share_batch
 from mmssl_jax.training.state import Inputs, Sizes, TrainState, critic_module
 from mmssl_jax.training.step import apply_critic, apply_generator, forward, refresh

@@ -41,6 +41,7 @@ def check_shares(shares, *expected):
     assert shares.get(scopes.OTHER, 0.0) < 0.1
 
 
+@pytest.mark.slow
 def test_train_step():
     result = train_step.measure_step(
         quick_config(), tiny.tiny_dataset(), 1, None, steps=2, dense=False, rate=RATE
@@ -84,6 +85,7 @@ def test_sampling():
         assert config.sampling.batch_size <= edges <= result[f"{by}_edge_places"]
 
 
+@pytest.mark.slow
 def test_scale_in_this_process():
     result = scale.measure_size(
         quick_config(), 40, repeats=1, steps=2, sampled_users=20, block_entries=640, rate=RATE

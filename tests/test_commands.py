@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from mmssl_jax.commands import default_run, eval_command, train_command
+from mmssl_jax.config import Config, override
+from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import read_records
+from mmssl_jax.training.problem import require_data
 from tests.tiny import CHANGES, flags, share_programs, tiny_dataset, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -226,3 +229,10 @@ def test_the_scripts_show_their_help(script):
     )
     assert "--run" in shown.stdout
     assert shown.stderr == ""
+
+
+def test_a_dataset_that_moved_is_asked_for(tmp_path):
+    config = override(Config(), {"data.path": str(tmp_path / "gone")})
+    with pytest.raises(DatasetError, match=r"gone: no folder .*--data\.path .*--data_path"):
+        require_data(config, tmp_path / "run")
+    require_data(override(Config(), {"data.format": "synthetic"}), tmp_path / "run")

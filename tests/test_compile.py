@@ -49,7 +49,11 @@ def test_the_counter_counts():
 
 @pytest.mark.parametrize(
     ("preset", "devices", "transform"),
-    [("paper", 1, "pmap"), ("released", 4, "pmap"), ("paper", 4, "shard_map")],
+    [
+        ("paper", 1, "pmap"),
+        ("released", 4, "pmap"),
+        pytest.param("paper", 4, "shard_map", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
     preset, devices, transform

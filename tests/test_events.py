@@ -88,6 +88,7 @@ def test_a_finished_run_resumed_keeps_all(tmp_path):
 
 @pytest.mark.extras
 @pytest.mark.usefixtures("writer")
+@pytest.mark.slow
 def test_training_writes_them_and_the_setting_may_change(tmp_path, capsys):
     run = tmp_path / "run"
     train_command([*flags({**CHANGES, "train.epochs": 1, "train.max_steps": 1}), f"--run={run}"])

@@ -13,7 +13,7 @@ from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.reporting.log import read_records
 from mmssl_jax.training import epochs
 from mmssl_jax.training.epochs import Progress, RunError
-from mmssl_jax.training.loop import fit
+from mmssl_jax.training.loop import fit, resume_line
 from tests.tiny import STEPS, share_programs, tiny_config, tiny_dataset
 
 
@@ -221,3 +221,15 @@ def test_quiet_prints_nothing(tmp_path, capfd):
     fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
     assert capfd.readouterr() == ("", "")
     assert jax.config.jax_transfer_guard_device_to_host in (None, "allow")
+
+
+@pytest.mark.parametrize(
+    ("progress", "is_over", "line"),
+    [
+        (Progress(), False, "no epoch was finished: the run starts anew"),
+        (Progress(epochs=3, steps=15), False, "continuing after epoch 2, step 15"),
+        (Progress(epochs=3, steps=15), True, "the run was over after epoch 2, step 15"),
+    ],
+)
+def test_a_resumed_run_says_where_it_goes_on(progress, is_over, line):
+    assert resume_line(progress, is_over) == line

@@ -124,8 +124,15 @@ def train(preset: str, devices: int, transform: str):
     return losses, state
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "transform"),
+    [
+        ("paper", "pmap"),
+        ("released", "shard_map"),
+        pytest.param("paper", "shard_map", marks=pytest.mark.slow),
+        pytest.param("released", "pmap", marks=pytest.mark.slow),
+    ],
+)
 def test_four_devices_train_as_one(preset, transform):
     expected, expected_state = train(preset, 1, "pmap")
     found, found_state = train(preset, 4, transform)

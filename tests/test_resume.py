@@ -90,7 +90,7 @@ def test_the_best_checkpoint_moves_in_these_runs(alone):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_after_an_epoch(alone, tmp_path, preset, first):
     train(config_of(preset, epochs=first), tmp_path / "run")
     train(config_of(preset), tmp_path / "run", resume=True)

@@ -133,6 +133,7 @@ def test_one_seed_has_neither_deviation_nor_test():
     assert ",," in csv_text(rows)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_writes_the_table(base, tmp_path, capsys):
     data = {"data.path": base.data.path, "data.format": "auto"}
     given = {**CHANGES, **data, "train.epochs": 1}

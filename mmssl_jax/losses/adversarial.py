@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from mmssl_jax.config import Config
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.critic import Critic
-from mmssl_jax.model.critic_inputs import project_real_rows, project_unit_scores, unit_scores
 from mmssl_jax.model.mmssl import Embeddings
+from mmssl_jax.model.real_rows import project_real_rows
+from mmssl_jax.model.unit_scores import project_unit_scores, unit_scores
 from mmssl_jax.precision import Precision, matmul
 
 

@@ -76,7 +76,7 @@ def require_data(config: Config, run: Path) -> None:
     if config.data.format != "synthetic" and not Path(config.data.path).is_dir():
         raise DatasetError(
             f"{config.data.path}: no folder there, which {run} names as its dataset; if it has "
-            "moved, give its place with --data.path"
+            "moved, give its place with --data.path (train.py) or --data_path (eval.py, report)"
         )
 
 

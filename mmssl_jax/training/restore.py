@@ -47,7 +47,7 @@ def restore_run(
         raise DatasetError(
             f"{problem.dataset.source} is not the data that {run} was trained on "
             f"({saved['name']}: {saved['users']} users, {saved['items']} items); "
-            "give that folder with --data.path"
+            "give that folder with --data_path"
         )
     return problem, restore_newest(run, checkpoint, new_state(problem))
 

@@ -1,9 +1,7 @@
-"""Interaction rows, multiplied by the critic's first kernel without being formed.
+"""Real rows times the critic's first kernel, in the cheapest form that is exact to rounding.
 
-With E `[B, D]` user vectors, V `[I, D]` item vectors, A the batch's 0/1 training rows and
-W `[I, H]` the kernel, a generated row is x = rownorm((e V^T) * (1 - a)), so that
-x W = (e (V^T W) - sum over edges s_ui W_i) / rho,  rho^2 = e (V^T V) e^T - sum over edges s_ui^2.
-A real row is rownorm(p + zeta x), p the softmax of the noisy training row.
+A real row is rownorm(p + zeta s), p the softmax of the user's noisy training row and s the model's
+own unit score row (`unit_scores.py`). What it takes of p is p W, p . s and |p|^2.
 """
 
 import math
@@ -19,53 +17,12 @@ from mmssl_jax.config import GameConfig
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.edge_product import edge_product
 from mmssl_jax.model.norms import inverse_norm
+from mmssl_jax.model.unit_scores import UnitScores, project_unit_scores
 from mmssl_jax.precision import Precision, matmul
 
 _TINY = 1e-8  # inside both logarithms of the Gumbel noise
 # -log(-log(u + 1e-8) + 1e-8) for u in [0, 1] lies between these.
 _GUMBEL_LOW, _GUMBEL_HIGH = -2.92, 18.43
-
-
-class UnitScores(NamedTuple):
-    """Low-rank description of a batch's unit score rows: rownorm((E V^T) * (1 - A))."""
-
-    users: Float[Array, "B D"]
-    items: Float[Array, "I D"]
-    inverse_norm: Float[Array, " B"]
-    edge_scores: Float[Array, " S"]  # scores taken out; all 0 when observed pairs stay in
-
-
-def unit_scores(
-    users: Float[Array, "B D"], items: Float[Array, "I D"], edges: BatchEdges, mask_observed: bool
-) -> UnitScores:
-    """Describes the rows; `mask_observed` zeroes the scores of training interactions.
-
-    The norm of a masked row is a difference of two sums, which cancel for a user who has observed
-    nearly everything: with float32, 7,000 items and 10 of them left it is off by 1e-3, with a
-    tenth of them left by 1e-5, with half of them left by 1e-6.
-    """
-    at_edges = jnp.sum(users[edges.row] * items[edges.item], axis=1)
-    taken_out = jnp.where(edges.mask, at_edges, 0.0) if mask_observed else jnp.zeros_like(at_edges)
-    gram = items.T @ items
-    unmasked = jnp.sum((users @ gram) * users, axis=1)
-    squared = unmasked - jax.ops.segment_sum(taken_out**2, edges.row, users.shape[0])
-    # What is left of a row that is zero but for rounding must not be blown up to norm 1.
-    squared = jnp.where(squared > 1e-6 * unmasked, squared, 0.0)
-    return UnitScores(users, items, inverse_norm(squared), taken_out)
-
-
-def project_unit_scores(
-    rows: UnitScores,
-    edges: BatchEdges,
-    kernel: Float[Array, "I H"],
-    mask_observed: bool,
-    precision: Precision = "float32",
-) -> Float[Array, "B H"]:
-    """x W of the unit score rows x, in O(I D H + B D H + S H)."""
-    projection = matmul(rows.users, matmul(rows.items.T, kernel, precision), precision)
-    if mask_observed:
-        projection = projection - edge_product(rows.edge_scores, edges, kernel, projection.shape[0])
-    return projection * rows.inverse_norm[:, None]
 
 
 def gumbel(uniform: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -4,20 +4,19 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import GameConfig, override
-from mmssl_jax.model.critic_inputs import (
+from mmssl_jax.model.real_rows import (
     dense_soft_rows,
     gumbel,
     noise_is_rounding,
     observed_dominate,
     project_real_rows,
-    project_unit_scores,
     smooth_soft_rows,
     soft_rows_form,
     sparse_soft_rows,
     uniform_at_edges,
     uniform_block,
-    unit_scores,
 )
+from mmssl_jax.model.unit_scores import project_unit_scores, unit_scores
 from mmssl_jax.presets import preset_config
 from tests.problems import (
     N_ITEMS,
