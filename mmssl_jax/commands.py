@@ -170,7 +170,13 @@ def eval_command(arguments: list[str] | None = None) -> None:
         help="ranks the items that data.cold_items held out, by their features alone",
     )
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = parser.parse_args([EVAL_SPELLINGS.sub(_spelled, text) for text in arguments])
+    arguments = [EVAL_SPELLINGS.sub(_spelled, text) for text in arguments]
+    parsed = parser.parse_args(arguments)
+    given = {text.split("=")[0] for text in arguments}
+    if "--k" in given and not parsed.export:
+        parser.error("--k is the length of --export's lists; a run's own eval.ks are evaluated")
+    if "--split" in given and (parsed.export or parsed.export_embeddings or parsed.cold_items):
+        parser.error("--split is for evaluating: exports and cold items have none")
     options = parsed.as_dict()
     uses = {name: options.pop(name) for name in ("export", "k", "export_embeddings", "cold_items")}
     try:

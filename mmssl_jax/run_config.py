@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,11 +42,25 @@ def _nearest(message: str) -> str:
         unknown.append(f"{group}.{option}")
     unknown += re.findall(r"[Kk]ey ['\"]([\w.]+)['\"] is not expected", message)
     unknown += re.findall(r"(?:^|\s)[Oo]ption ['\"]([\w.]+)['\"] is not accepted", message)
-    hints = []
-    for key in unknown:
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        hints.append(f"\nthere is no setting {key!r}; the nearest is {close[0]!r}")
+    hints = [
+        f"\nthere is no setting {key!r}; the nearest is {nearest_name(key, known)!r}"
+        for key in unknown
+    ]
     return "".join(hints)
+
+
+def nearest_name(key: str, known: Iterable[str]) -> str:
+    """The name of `known` most like `key`, its words' initials included: learning_rate is lr."""
+    stage, _, name = key.rpartition(".")
+    initials = "".join(word[0] for word in re.split(r"[_-]", name) if word)
+    spellings = [key, f"{stage}.{initials}" if stage else initials]
+
+    def likeness(candidate: str) -> float:
+        return max(
+            difflib.SequenceMatcher(None, spelling, candidate).ratio() for spelling in spellings
+        )
+
+    return max(known, key=likeness)
 
 
 def config_parser(prog: str) -> ConfigParser:

@@ -150,6 +150,18 @@ def test_flags_of_eval_are_checked(finished, refused, flag):
     assert flag[2:].split("=")[0] in refused(eval_command, f"--run={finished}", flag)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--k=5"], "--k is the length of --export's lists"),
+        (["--export=top.csv", "--split", "test"], "--split is for evaluating"),
+        (["--cold-items", "--split=test"], "--split is for evaluating"),
+    ],
+)
+def test_flags_of_eval_that_would_do_nothing_are_refused(finished, refused, flags, message):
+    assert message in refused(eval_command, f"--run={finished}", *flags)
+
+
 def test_resume_needs_a_run(refused, settings):
     assert "--resume needs --run DIR" in refused(train_command, *settings, "--resume")
 

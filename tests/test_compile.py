@@ -50,7 +50,7 @@ def test_the_counter_counts():
 @pytest.mark.parametrize(
     ("preset", "devices", "transform"),
     [
-        ("paper", 1, "pmap"),
+        pytest.param("paper", 1, "pmap", marks=pytest.mark.slow),
         ("released", 4, "pmap"),
         pytest.param("paper", 4, "shard_map", marks=pytest.mark.slow),
     ],

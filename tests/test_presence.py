@@ -300,7 +300,7 @@ def tiny_partial() -> Dataset:
     return dataclasses.replace(data, features=features, presence=presence)
 
 
-@pytest.mark.parametrize("preset", tiny.PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "released"])
 def test_steps_with_missing_modalities_are_finite_and_learn(preset):
     problem = load_problem(tiny.tiny_config(preset), tiny_partial())
     before = new_state(problem)

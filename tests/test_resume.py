@@ -89,8 +89,15 @@ def test_the_best_checkpoint_moves_in_these_runs(alone):
     assert alone("paper")[1]["best_epoch"] > 0
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("preset", "first"),
+    [
+        ("paper", 1),
+        pytest.param("released", 1, marks=pytest.mark.slow),
+        pytest.param("paper", 2, marks=pytest.mark.slow),
+        pytest.param("released", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_after_an_epoch(alone, tmp_path, preset, first):
     train(config_of(preset, epochs=first), tmp_path / "run")
     train(config_of(preset), tmp_path / "run", resume=True)
@@ -155,6 +162,7 @@ def test_a_log_ahead_of_the_checkpoint_is_cut_back(alone, tmp_path):
     assert outcome(run) == alone("paper")
 
 
+@pytest.mark.slow
 def test_on_another_number_of_devices(alone, tmp_path):
     """Not bit for bit: sums over devices are taken in another order."""
     run = tmp_path / "run"

@@ -159,6 +159,8 @@ def test_presets_do_not_leak_from_one_parser_to_the_next():
         ("--optimm.lr=1", "optim.lr"),
         ("--modl.dim=8", "model.dim"),
         ("--eval.k=3", "eval.ks"),
+        ("--optim.learning_rate=1", "optim.lr"),
+        ("--optim.critic_learning_rate=1", "optim.critic_lr"),
         ("--presett=paper", "preset"),
     ],
 )

@@ -28,12 +28,12 @@ def prepare(settings: Settings) -> dict[str, Any]:
     Raises ConfigError or DatasetError, each with what to do about it.
     """
     check_settings(settings)
+    out = Path(settings.out)
+    refuse_filled(out)
     if text_columns(settings.text):
         find_encoder("text", settings.text.encoder)  # before any work
     if has_images(settings.image):
         find_encoder("image", settings.image.encoder)
-    out = Path(settings.out)
-    refuse_filled(out)
     log = read_log(settings)
     counts = dict(log.counts)
     log = _core(log, settings)

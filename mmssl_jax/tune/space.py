@@ -5,7 +5,6 @@ model.gnn_layers: {low: 1, high: 3}
 critic.hidden: {choices: [[512, 256], [256, 128]]}
 """
 
-import difflib
 import math
 import types
 import typing
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mmssl_jax.config import Config, ConfigError, flatten, override
-from mmssl_jax.run_config import convert
+from mmssl_jax.run_config import convert, nearest_name
 
 # They say what is measured, on which data and where, so that trials would not be comparable.
 FIXED = (
@@ -75,8 +74,8 @@ def _parse_entry(key: str, entry: Any, base: Config) -> Range | Choices:
     known = flatten(Config())
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
-        nearest = inside or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        raise ConfigError(f"there is no setting {key!r}; the nearest is {nearest[0]!r}")
+        nearest = inside[0] if inside else nearest_name(key, known)
+        raise ConfigError(f"there is no setting {key!r}; the nearest is {nearest!r}")
     if key in FIXED or key.split(".")[0] in FIXED_STAGES:
         raise ConfigError(f"{key} cannot be searched over: it is the same for all trials")
     if not isinstance(entry, dict):
