@@ -34,7 +34,8 @@ class DataConfig:
     path: str = ""
     """Dataset folder; not needed for format `synthetic`."""
     format: Literal["auto", "hkuds", "diffmm", "mmrec", "synthetic"] = "auto"
-    """Layout of the folder; `auto` recognises it, `synthetic` plants a dataset and reads none."""
+    """Layout of the folder; `auto` recognises it, `synthetic` plants a dataset and reads none: with
+    modalities visual and acoustic, and textual where `modalities` names it."""
     modalities: tuple[str, ...] = ()
     """Modalities to use; empty means all that are found."""
     seed: NonNegativeInt = 0
@@ -153,6 +154,9 @@ class LossConfig:
     """Weight of each modality's contrastive loss."""
     temperature: PositiveFloat = 0.5
     """Temperature tau of the contrastive loss."""
+    mask_repeated: bool = True
+    """A user that a batch holds more than once is no negative of itself in the contrastive loss;
+    release: false. A batch holds none twice while `sampling.by` is user and users are enough."""
 
 
 @dataclass(frozen=True)

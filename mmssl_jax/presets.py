@@ -38,6 +38,7 @@ DEPARTURES = (
     Departure(12, "model.last_layer_softmax", False, True, "softmax in the last propagation round"),
     Departure(13, "optim.lr_decay", 0.96, 1.0, "decay of the learning rate"),
     Departure(20, "train.shared_forward", True, False, "dropout masks of the two players"),
+    Departure(23, "loss.mask_repeated", True, False, "a user that a batch holds twice"),
 )
 
 # The settings on which paper and release agree, or that each dataset sets, are not listed.

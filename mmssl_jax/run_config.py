@@ -17,14 +17,10 @@ from mmssl_jax.presets import PRESETS
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-# A resumed run may be given more or less time, other devices, a dataset that has moved, and events.
-MAY_CHANGE = (
-    "data.path",
-    "data.format",
-    "train.epochs",
-    "train.max_steps",
-    "train.tensorboard",
-)
+# What is no part of a run's result: devices (parallel.*), where the dataset lies, and events.
+MAY_MOVE = ("data.path", "data.format", "train.tensorboard")
+# A resumed run may besides be given more or less time.
+MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps")
 
 
 class ConfigParser(ArgumentParser):
@@ -50,10 +46,14 @@ def _nearest(message: str) -> str:
 
 
 def nearest_name(key: str, known: Iterable[str]) -> str:
-    """The name of `known` most like `key`, its words' initials included: learning_rate is lr."""
-    stage, _, name = key.rpartition(".")
-    initials = "".join(word[0] for word in re.split(r"[_-]", name) if word)
-    spellings = [key, f"{stage}.{initials}" if stage else initials]
+    """The name of `known` most like `key`, its last words' initials included: learning_rate is
+    lr."""
+    stage, dot, name = key.rpartition(".")
+    words = [word for word in re.split(r"[_-]", name) if word]
+    shortened = [
+        "_".join([*words[:i], "".join(w[0] for w in words[i:])]) for i in range(len(words))
+    ]
+    spellings = [key, *(stage + dot + short for short in shortened)]
 
     def likeness(candidate: str) -> float:
         return max(
@@ -176,11 +176,11 @@ def read_config(path: Path) -> Config:
     return parse_config(config_parser("config"), ["--config", str(path)])[0]
 
 
-def config_diff(saved: Config, now: Config) -> list[str]:
-    """One line per setting that differs, but for those that a resumed run may change."""
+def config_diff(saved: Config, now: Config, ignored: tuple[str, ...] = MAY_CHANGE) -> list[str]:
+    """One line per setting that differs, but for devices and those that are ignored."""
     before, after = flatten(saved), flatten(now)
     return [
         f"{key}: {before[key]} in the run, {after[key]} now"
         for key in before
-        if before[key] != after[key] and key not in MAY_CHANGE and not key.startswith("parallel.")
+        if before[key] != after[key] and key not in ignored and not key.startswith("parallel.")
     ]

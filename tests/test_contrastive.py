@@ -11,7 +11,7 @@ ANCHORS, KEYS = RNG.normal(size=(8, 4)), RNG.normal(size=(8, 4))
 UNIQUE, REPEATED = np.arange(8), np.array([3, 1, 3, 2, 1, 3, 0, 5])
 
 
-def contrastive_by_loops(anchors, keys, users, temperature):
+def contrastive_by_loops(anchors, keys, users, temperature, mask_repeated=True):
     """InfoNCE with one row and one negative at a time."""
 
     def f(x, y):
@@ -21,7 +21,7 @@ def contrastive_by_loops(anchors, keys, users, temperature):
     for b, anchor in enumerate(anchors):
         total = f(anchor, keys[b])
         for c in range(len(anchors)):
-            if users[c] != users[b]:
+            if users[c] != users[b] or (not mask_repeated and c != b):
                 total += f(anchor, keys[c]) + f(anchor, anchors[c])
         losses.append(-np.log(f(anchor, keys[b]) / total + 1e-8))
     return np.mean(losses)
@@ -37,6 +37,16 @@ def test_loss_by_loops(users, temperature, name):
         )
     expected = contrastive_by_loops(ANCHORS, KEYS, users, temperature)
     assert float(loss) == pytest.approx(expected, rel=TOLERANCE[name])
+
+
+def test_repeated_users_may_be_their_own_negatives():
+    loss = contrastive_loss(
+        *(jnp.asarray(x) for x in (ANCHORS, KEYS, REPEATED)), 0.5, mask_repeated=False
+    )
+    expected = contrastive_by_loops(ANCHORS, KEYS, REPEATED, 0.5, mask_repeated=False)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    masked = contrastive_by_loops(ANCHORS, KEYS, REPEATED, 0.5)
+    assert float(loss) != pytest.approx(masked, rel=1e-3)
 
 
 def test_a_tiny_temperature_does_not_overflow():

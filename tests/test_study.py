@@ -12,7 +12,14 @@ from mmssl_jax.run_config import dump_config
 from mmssl_jax.study import run as study_run
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import csv_text, markdown_text, paired_p_value, summarize, table_rows
-from mmssl_jax.study.variants import BASE, Variant, ablations, configure, study_variants
+from mmssl_jax.study.variants import (
+    BASE,
+    NOT_STUDIED,
+    Variant,
+    ablations,
+    configure,
+    study_variants,
+)
 from mmssl_jax.training.epochs import RunError
 from tests.tiny import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
@@ -54,7 +61,7 @@ def test_ablations_leave_out_what_their_names_say():
 
 def test_departures_switch_one_thing_at_a_time(base):
     variants = {v.name: v for v in study_variants("departures", base, ("audio", "image"))}
-    switched = [d for d in DEPARTURES if d.key != "critic.hidden"]
+    switched = [d for d in DEPARTURES if d.key not in NOT_STUDIED]
     assert len(variants) == len(switched) + 2
     for departure in switched:
         found = [
@@ -89,6 +96,11 @@ def test_a_study_runs_what_is_missing_and_keeps_what_is_there(base, tmp_path, fa
 
     with pytest.raises(RunError, match=r"optim\.lr: 0\.01 in the run, 0\.5 now"):
         run_study("ablations", override(base, {"optim.lr": 0.5}), out, (1,), ("base",))
+    with pytest.raises(RunError, match=r"train\.max_steps: 0 in the run, 5 now"):
+        run_study("ablations", override(base, {"train.max_steps": 5}), out, (1,), ("base",))
+    moved = write_folder(tiny_dataset(seed=1), tmp_path / "other")
+    with pytest.raises(RunError, match="holds a study of another dataset"):
+        run_study("ablations", override(base, {"data.path": str(moved)}), out, (1,), ("base",))
     with pytest.raises(RunError, match=r"no variant 'w-o-XY'.*w-o-ASL"):
         run_study("ablations", base, out, (1,), ("w-o-XY",))
 

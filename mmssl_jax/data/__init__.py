@@ -2,14 +2,14 @@
 
 from mmssl_jax.data.dataset import Dataset, DatasetError, DatasetWarning
 from mmssl_jax.data.readers import LAYOUTS, read_dataset
-from mmssl_jax.data.synthetic import planted_affinity, planted_dataset
+from mmssl_jax.data.synthetic import planted_dataset, planted_vectors
 
 __all__ = [
     "LAYOUTS",
     "Dataset",
     "DatasetError",
     "DatasetWarning",
-    "planted_affinity",
     "planted_dataset",
+    "planted_vectors",
     "read_dataset",
 ]

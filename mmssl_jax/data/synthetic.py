@@ -24,7 +24,7 @@ def planted_dataset(
     noise: float = 1.2,
     mean_extra: float = 4.0,
 ) -> Dataset:
-    """A checked Dataset drawn from planted_affinity; equal arguments give equal data.
+    """A checked Dataset drawn from planted_vectors; equal arguments give equal data.
 
     n_modalities: 2 (visual, acoustic) or 3 (and textual; the rest stays the same). width: features
     per item. noise: standard deviation of the features' noise, whose signal has unit variance.
@@ -52,15 +52,18 @@ def planted_dataset(
     return dataset
 
 
-def planted_affinity(
+def planted_vectors(
     seed: int = 0, n_users: int = 1200, n_items: int = 800, n_topics: int = 40
-) -> NDArray[np.float32]:
-    """The log-odds [U, I] that planted_dataset of equal arguments draws from: the best ranking.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of users [U, T + 1] and items [I, T + 1] whose inner product is the best ranking.
 
+    It is the log-odds that planted_dataset of equal arguments draws from,
     log_odds[u, i] = strength * tastes[u] . topics[i] + log popularity[i].
     """
     tastes, topics, bias = _plan(seed, n_users, n_items, n_topics)
-    return (tastes @ topics.T + bias[None, :]).astype(np.float32)
+    users = np.concatenate([tastes, np.ones((n_users, 1))], axis=1)
+    items = np.concatenate([topics, bias[:, None]], axis=1)
+    return users.astype(np.float32), items.astype(np.float32)
 
 
 def _plan(

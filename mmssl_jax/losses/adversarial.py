@@ -77,16 +77,24 @@ def score_rows(
     return scores
 
 
-# Column blocks of a Gram matrix: its lower half is not computed, and products stay wide.
+# Column blocks of a symmetric product: its lower half is not computed, and products stay wide.
 _GRAM_BLOCK = 256
 
 
 def gram(kernel: Float[Array, "I H"], precision: Precision = "float32") -> Float[Array, "H H"]:
-    """W^T W, of which only the blocks on and above the diagonal are multiplied."""
-    width = kernel.shape[1]
+    """W^T W of a kernel W."""
+    return _symmetric_product(kernel, kernel, precision)
+
+
+def _symmetric_product(
+    left: Float[Array, "N H"], right: Float[Array, "N H"], precision: Precision = "float32"
+) -> Float[Array, "H H"]:
+    """L^T R where it is known to be symmetric: only the blocks on and above the diagonal are
+    multiplied."""
+    width = left.shape[1]
     starts = range(0, width, _GRAM_BLOCK)
     strips = [
-        matmul(kernel[:, first : first + _GRAM_BLOCK].T, kernel[:, first:], precision)
+        matmul(left[:, first : first + _GRAM_BLOCK].T, right[:, first:], precision)
         for first in starts
     ]
     upper = jnp.concatenate(
@@ -121,7 +129,7 @@ def _squared_norms_backward(
 ) -> tuple[Float[Array, "B H"], Float[Array, "I H"]]:
     delta, product, kernel = residuals
     twice = 2 * cotangent[:, None]
-    weighted = matmul(delta.T, twice * delta, precision)
+    weighted = _symmetric_product(delta, twice * delta, precision)
     return twice * product, matmul(kernel, weighted, precision)
 
 
@@ -146,6 +154,25 @@ def gradient_penalty(
         return jnp.mean((norm - 1) ** 2)
 
 
+def critic_projections(
+    kernel: Float[Array, "I H"],
+    embeddings: Embeddings,
+    users: Int[Array, " B"],
+    edges: BatchEdges,
+    draws: GameDraws,
+    first_row: Int[Array, ""],
+    config: Config,
+) -> tuple[Float[Array, "MB H"], Float[Array, "MB H"], Float[Array, "MB H"]]:
+    """Generated rows, real rows, and rows between them, alpha real + (1 - alpha) generated, each
+    times the kernel."""
+    mask_observed, precision = config.structure.mask_observed, config.precision
+    fake = generated_projections(embeddings, users, edges, kernel, mask_observed, precision)
+    real = real_projections(embeddings, users, edges, kernel, draws.noise, first_row, config)
+    alpha = draws.alpha.T.reshape(-1, 1)
+    # The first layer is linear, so the projection of an interpolated row is the interpolation.
+    return fake, real, alpha * real + (1 - alpha) * fake
+
+
 def critic_loss(
     params: dict,
     critic: Critic,
@@ -157,13 +184,9 @@ def critic_loss(
     config: Config,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """mean score(generated) - mean score(real) + weight * gradient penalty, and its parts."""
-    kernel = params["first_kernel"]
-    mask_observed, precision = config.structure.mask_observed, config.precision
-    fake = generated_projections(embeddings, users, edges, kernel, mask_observed, precision)
-    real = real_projections(embeddings, users, edges, kernel, draws.noise, first_row, config)
-    alpha = draws.alpha.T.reshape(-1, 1)
-    # The first layer is linear, so the projection of an interpolated row is the interpolation.
-    between = alpha * real + (1 - alpha) * fake
+    fake, real, between = critic_projections(
+        params["first_kernel"], embeddings, users, edges, draws, first_row, config
+    )
     fake_key, real_key, between_key = jax.random.split(draws.dropout, 3)
     fake_score = jnp.mean(score_rows(critic, params, fake, fake_key))
     real_score = jnp.mean(score_rows(critic, params, real, real_key))

@@ -44,7 +44,9 @@ def recommendation_losses(
         with jax.named_scope("contrastive"):
             keys = embeddings.user[users]
             for modality, ids in embeddings.id_user.items():
-                term = contrastive_loss(ids[users], keys, users, config.temperature, axis)
+                term = contrastive_loss(
+                    ids[users], keys, users, config.temperature, axis, config.mask_repeated
+                )
                 parts[f"contrastive_{modality}"] = term
                 loss = loss + config.contrastive * term
     return loss, parts

@@ -7,12 +7,13 @@ from typing import Any
 from tqdm import tqdm
 
 from mmssl_jax.config import Config
-from mmssl_jax.reporting.log import write_text
-from mmssl_jax.run_config import config_diff, read_config, validate
+from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.reporting.log import write_json, write_text
+from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
 from mmssl_jax.study.variants import StudyName, Variant, configure, study_variants
 from mmssl_jax.training.epochs import RunError
-from mmssl_jax.training.loop import fit
+from mmssl_jax.training.loop import dataset_record, fit
 from mmssl_jax.training.problem import load_dataset
 
 
@@ -39,6 +40,7 @@ def run_study(
         known = ", ".join(variant.name for variant in variants)
         raise RunError(f"there is no variant {sorted(unknown)[0]!r} in {study}; there are {known}")
     wanted = [variant for variant in variants if not only or variant.name in only]
+    check_same_dataset(dataset, out)
     runs = [(variant, seed) for seed in seeds for variant in wanted]
     rows: list[dict[str, Any]] = []
     for variant, seed in tqdm(runs, unit="run", dynamic_ncols=True):
@@ -51,6 +53,28 @@ def run_study(
     return rows
 
 
+def check_same_dataset(dataset: Dataset, out: Path) -> None:
+    """Writes to `out/dataset.json` what the study runs on, or compares with what is there.
+
+    Raises RunError for another dataset, whose figures would stand in the same table.
+    """
+    now, path = dataset_record(dataset), out / "dataset.json"
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, now)
+        return
+    saved = json.loads(path.read_text())
+    if saved["fingerprint"] != now["fingerprint"]:
+        differences = [
+            f"{k}: {saved.get(k)} there, {v} now" for k, v in now.items() if saved.get(k) != v
+        ]
+        raise RunError(
+            f"{out} holds a study of another dataset\n  "
+            + "\n  ".join(differences)
+            + "\nName another directory with --out, or remove it"
+        )
+
+
 def finish_run(config: Config, run: Path, **options: Any) -> None:
     """Runs `config` in `run`, or continues it; does nothing when it is there and done.
 
@@ -59,7 +83,8 @@ def finish_run(config: Config, run: Path, **options: Any) -> None:
     Raises RunError when another configuration was run there.
     """
     if (run / "config.yaml").is_file():
-        differences = config_diff(read_config(run / "config.yaml"), config)
+        # Its length too: a shorter run's figures are not this one's.
+        differences = config_diff(read_config(run / "config.yaml"), config, MAY_MOVE)
         if differences:
             raise RunError(
                 f"{run} holds a run of other settings\n  "

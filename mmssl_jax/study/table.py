@@ -106,10 +106,14 @@ def markdown_text(rows: list[dict[str, Any]], metrics: tuple[str, ...] = COLUMNS
             cells += [
                 f"{row[metric]:.4f}{spread}",
                 "" if _is_nan(difference) else f"{difference:+.4f}",
-                "" if _is_nan(p_value) else f"{p_value:.2f}",
+                "" if _is_nan(p_value) else _shown_p(p_value),
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _shown_p(p_value: float) -> str:
+    return "< .001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _is_nan(value: Any) -> bool:

@@ -46,6 +46,9 @@ from mmssl_jax.training.problem import (
 )
 from mmssl_jax.training.state import TrainState
 
+# What a run writes before its settings, with which it begins to exist.
+STARTED = ("environment.json", "dataset.json")
+
 
 def fit(
     config: Config,
@@ -123,15 +126,17 @@ def start_run(problem: Problem, run: Path) -> None:
     """
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file: name a directory with --run")
-    if run.exists() and any(run.iterdir()):
+    # Without settings nothing was trained: a start that was killed may start again.
+    if run.exists() and any(path.name not in STARTED for path in run.iterdir()):
         raise RunError(
             f"{run} is not empty: add --resume (in Python, resume=True) to continue the run in it, "
             "or name another --run"
         )
+    record = dataset_record(problem.dataset)  # takes its time, in which no run is there yet
     run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "config.yaml", dump_config(problem.config))
-    write_json(run / "dataset.json", dataset_record(problem.dataset))
     write_json(run / "environment.json", environment(problem.devices))
+    write_json(run / "dataset.json", record)
+    write_text(run / "config.yaml", dump_config(problem.config))
 
 
 def dataset_record(dataset: Dataset) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises DatasetError for a dataset that cannot be used.
     """
     if config.format == "synthetic":
-        dataset = planted_dataset(seed=config.seed)
+        n_modalities = 3 if "textual" in config.modalities else 2
+        dataset = planted_dataset(seed=config.seed, n_modalities=n_modalities)
         unknown = set(config.modalities) - set(dataset.modalities)
         if unknown:
             raise DatasetError(

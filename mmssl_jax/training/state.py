@@ -138,7 +138,8 @@ def learned_edges_length(config: Config, sizes: Sizes) -> int:
 
 def init_state(inputs: Inputs, config: Config, sizes: Sizes) -> TrainState:
     """The state before the first step; deterministic in `train.seed`."""
-    key = jax.random.key(config.train.seed)
+    # Named, since the dropout masks read its words and JAX's default may be set otherwise.
+    key = jax.random.key(config.train.seed, impl="threefry2x32")
     generator_key, critic_key, step_key = jax.random.split(key, 3)
     graph = initial_learned_graph(inputs, config, sizes)
     learned = dict.fromkeys(inputs.features, graph)

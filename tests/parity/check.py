@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from tests.parity.golden import read_golden
-from tests.parity.quantities import Error, all_errors
+from mmssl_jax.data.dataset import DatasetError
+from tests.parity.golden import GoldenError, read_golden
+from tests.parity.quantities import Error, all_errors, left_out
 
 
 def report(errors: list[Error]) -> str:
@@ -24,7 +25,17 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not (Path(arguments[0]) / "golden.npz").is_file():
         print("usage: python -m tests.parity.check DIR (with golden.npz, config.json, data/)")
         return 2
-    errors = all_errors(read_golden(Path(arguments[0])))
+    try:
+        golden = read_golden(Path(arguments[0]))
+    except (GoldenError, DatasetError) as error:
+        print(f"error: {error}")
+        return 1
+    errors = all_errors(golden)
+    steps, refresh = golden.constants["steps"], golden.constants["T"]
+    if steps <= refresh + 1:
+        print(f"not covered: a rebuilt graph, first used by step {refresh + 1} of {steps}")
+    for name in left_out(golden):
+        print(f"not covered: loss {name}, whose weight is 0")
     print(report(errors))
     return int(any(not error.error <= error.tolerance for error in errors))
 

@@ -1,5 +1,6 @@
 """Reads a golden directory: what the PyTorch release computed, and with which settings."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,15 @@ from mmssl_jax.training.draws import Draws
 from mmssl_jax.training.sampling import Batch
 from mmssl_jax.training.state import Inputs, Sizes, make_inputs, problem_sizes
 
+CRITIC_ROWS = ("fake", "real", "interpolated", "generator")
+
 
 class Golden(NamedTuple):
-    """A golden directory, opened."""
+    """A golden directory, opened. `modalities` in the release's order, which rows and alpha follow;
+    this project's own order is alphabetical."""
 
     arrays: dict[str, np.ndarray]
+    modalities: tuple[str, ...]
     constants: dict[str, Any]
     dataset: Dataset
     config: Config
@@ -29,21 +34,87 @@ class Golden(NamedTuple):
     sizes: Sizes
 
 
+class GoldenError(ValueError):
+    """A golden directory that lacks something, or contradicts itself."""
+
+
 def read_golden(directory: Path) -> Golden:
-    """Arrays, constants, dataset and the `released` settings that match them."""
+    """Arrays, constants, dataset and the `released` settings that match them.
+
+    Raises GoldenError for arrays that are missing or are not the dataset folder's.
+    """
     arrays = dict(np.load(directory / "golden.npz"))
     constants = json.loads((directory / "config.json").read_text())
     (folder,) = [path for path in (directory / "data").iterdir() if path.is_dir()]
-    dataset = read_dataset(folder)
-    config = golden_config(constants)
-    return Golden(
-        arrays,
-        constants,
-        dataset,
-        config,
-        make_inputs(dataset, config),
-        problem_sizes(dataset, config, 1),
+    suffix = "_trans.weight"
+    trained = [key for key in arrays if key.startswith("init/generator/") and key.endswith(suffix)]
+    names = {key.removeprefix("init/generator/").removesuffix(suffix) for key in trained}
+    modalities = tuple(
+        key.removeprefix("data/") for key in arrays if key.removeprefix("data/") in names
     )
+    require_arrays(arrays, modalities, constants["steps"])
+    dataset = golden_dataset(read_dataset(folder, modalities=modalities), arrays, constants)
+    config = golden_config(constants)
+    inputs, sizes = make_inputs(dataset, config), problem_sizes(dataset, config, 1)
+    degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
+    batches = [degree[arrays[f"step{step}/users"]] for step in range(constants["steps"])]
+    sizes = sizes._replace(
+        # The release's steps are one epoch, however long an epoch of the dataset is.
+        steps_per_epoch=max(sizes.steps_per_epoch, constants["steps"]),
+        # A golden batch may hold a user twice.
+        batch_edges=max(sizes.batch_edges, *(int(batch.sum()) for batch in batches)),
+    )
+    return Golden(arrays, modalities, constants, dataset, config, inputs, sizes)
+
+
+def require_arrays(arrays: dict[str, np.ndarray], modalities: tuple[str, ...], steps: int) -> None:
+    """Raises GoldenError for a missing array, so that nothing goes unchecked in silence."""
+    sides = [
+        f"{name}{side}" for name in ("", *(f"{m}_" for m in modalities)) for side in ("ui", "iu")
+    ]
+    needed = [f"graph/{side}" for side in sides]
+    needed += [f"{kind}_{name}" for kind in ("input", "score") for name in CRITIC_ROWS]
+    needed += ["users", "pos", "neg", "gumbel_uniform", "alpha", "bpr", "l2", "feat_reg"]
+    needed += ["gradient_penalty", *(f"contrastive{number}" for number in range(len(modalities)))]
+    missing = [
+        f"step{step}/{name}"
+        for step in range(steps)
+        for name in needed
+        if f"step{step}/{name}" not in arrays
+    ]
+    if not modalities or missing:
+        raise GoldenError(
+            f"golden.npz lacks {len(missing)} arrays, {missing[0]} first"
+            if modalities
+            else "golden.npz has no modality: expected data/M and init/generator/M_trans.weight"
+        )
+
+
+def golden_dataset(
+    dataset: Dataset, arrays: dict[str, np.ndarray], constants: dict[str, Any]
+) -> Dataset:
+    """The folder's dataset with the golden run's number of users, whose last may stand in no file.
+
+    Raises GoldenError where the folder is not what the arrays were computed from.
+    """
+    for name, features in dataset.features.items():
+        if not np.array_equal(arrays[f"data/{name}"].astype(np.float32), features):
+            raise GoldenError(f"data/{name} of golden.npz is not the folder's {name}_feat.npy")
+    if not np.array_equal(np.unique(arrays["data/train"], axis=0), dataset.train):
+        raise GoldenError("data/train of golden.npz is not the folder's train.json")
+    n_users = arrays["init/generator/user_id_embedding.weight"].shape[0]
+    if (constants["n_users"], constants["n_items"]) != (n_users, dataset.n_items):
+        raise GoldenError(
+            f"config.json has {constants['n_users']} users and {constants['n_items']} items, the "
+            f"arrays and the folder {n_users} and {dataset.n_items}"
+        )
+    return dataclasses.replace(dataset, user_ids=np.arange(n_users))
+
+
+def in_our_order(golden: Golden, rows: np.ndarray) -> np.ndarray:
+    """Rows that stand modality by modality, in this project's order of modalities."""
+    blocks = dict(zip(golden.modalities, np.split(rows, len(golden.modalities)), strict=True))
+    return np.concatenate([blocks[modality] for modality in golden.dataset.modalities])
 
 
 def golden_config(constants: dict[str, Any]) -> Config:
@@ -82,7 +153,8 @@ def golden_config(constants: dict[str, Any]) -> Config:
 def generator_params(arrays: dict[str, np.ndarray], prefix: str) -> dict:
     """The generator's parameters or gradients under `prefix`, in this project's layout."""
     names = [key[len(prefix) + 1 :] for key in arrays if key.startswith(prefix + "/")]
-    modalities = [name.split("_trans")[0] for name in names if name.endswith("_trans.weight")]
+    suffix = "_trans.weight"
+    modalities = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
     return jax.tree.map(
         jnp.asarray,
         {
@@ -122,8 +194,7 @@ def critic_params(arrays: dict[str, np.ndarray], prefix: str) -> dict:
 def golden_draws(golden: Golden, step: int) -> Draws:
     """The injected randomness of a step."""
     arrays, prefix = golden.arrays, f"step{step}"
-    n_modalities = len(golden.dataset.features)
-    alpha = arrays[f"{prefix}/alpha"].reshape(n_modalities, -1).T
+    alpha = in_our_order(golden, arrays[f"{prefix}/alpha"]).reshape(len(golden.modalities), -1).T
     key = jax.random.key(0)
     return Draws(
         batch=Batch(*(jnp.asarray(arrays[f"{prefix}/{name}"]) for name in ("users", "pos", "neg"))),

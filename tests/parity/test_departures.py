@@ -18,6 +18,7 @@ from mmssl_jax.model.mmssl import propagate_ids
 from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
 from mmssl_jax.training.draws import draw, share_batch
 from mmssl_jax.training.optimizers import generator_optimizer
+from mmssl_jax.training.problem import load_problem, split_evaluator
 from mmssl_jax.training.step import forward, refresh, start_epoch, train_step
 from tests.problems import (
     N_ITEMS,
@@ -28,6 +29,8 @@ from tests.problems import (
     tiny_config,
     tiny_problem,
 )
+from tests.tiny import tiny_config as small_config
+from tests.tiny import tiny_dataset
 
 MATRIX = interaction_matrix()
 USERS = np.array([4, 1, 5, 8, 3, 6])
@@ -49,6 +52,53 @@ def test_presets_differ_in_the_departures_only():
     assert {key for key in paper if paper[key] != released[key]} == {"preset", *KEYS}
     assert set(PRESETS) == {"paper", "released"}
     assert len(set(KEYS)) == len(KEYS)
+
+
+# Rows on which paper and release agree, or whose other side is a choice: the paper preset's value.
+AGREED = {
+    "train.monitor": "recall@20",  # 1: on validation, which alone is watched
+    "train.patience": 7,  # 27
+    "loss.l2_target": "final",  # 14
+    "optim.weight_decay": 0.01,  # 14
+    "model.propagation_order": "users_first",  # 18
+    "model.feature_normalization": "receiver",  # 19
+    "model.id_normalization": "receiver",  # 19
+    "game.gradient_penalty": 0.3,  # 21
+    "loss.feature_l2": 1e-5,  # 22
+    "loss.temperature": 0.5,  # 23
+    "sampling.by": "user",  # 24
+    "eval.mask": "train",  # 26
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rows_on_which_the_presets_agree(preset):
+    settings = flatten(preset_config(preset))
+    assert {key: settings[key] for key in AGREED} == AGREED
+
+
+def test_row_26_masked_validation_items_make_room_in_test_lists():
+    problem = load_problem(small_config("paper"), tiny_dataset())
+    masked = problem._replace(config=override(problem.config, {"eval.mask": "train_validation"}))
+    vectors = planted_scores(problem.dataset)
+    found = {
+        mask: {s: split_evaluator(p, s)(*vectors)["recall@5"] for s in ("validation", "test")}
+        for mask, p in (("train", problem), ("train_validation", masked))
+    }
+    assert found["train"]["validation"] == found["train_validation"]["validation"] == 1
+    assert found["train"]["test"] < found["train_validation"]["test"]
+
+
+def planted_scores(dataset):
+    """Vectors that rank every user's validation items first, and test items behind them."""
+    items = np.eye(dataset.n_items, dtype=np.float32)
+    users = np.zeros((dataset.n_users, dataset.n_items), np.float32)
+    users[tuple(dataset.test.T)] = 1
+    users[tuple(dataset.validation.T)] = 2
+    # As many items between as fill a list of five.
+    for row in users:
+        row[np.flatnonzero(row == 0)[:4]] = 1.5
+    return users, items
 
 
 @pytest.fixture(scope="module")
