@@ -38,9 +38,11 @@ def main() -> None:
     """Parses the flags and writes the shop."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write, new or empty")
-    parser.add_argument("--users", type=int, default=300)
-    parser.add_argument("--items", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--users", type=int, default=300, help="customers (default 300)")
+    parser.add_argument("--items", type=int, default=150, help="things on sale (default 150)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another shop (default 0)"
+    )
     chosen = parser.parse_args()
     if chosen.out.exists() and (not chosen.out.is_dir() or any(chosen.out.iterdir())):
         parser.error(f"{chosen.out} is not an empty folder: name another --out")

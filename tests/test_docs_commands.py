@@ -1,5 +1,6 @@
 """Every `python ...` line of the README and of docs/ has flags that parse; nothing is run."""
 
+import inspect
 import itertools
 import re
 import runpy
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+
+from mmssl_jax.report.page import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,6 +88,21 @@ def test_there_are_commands():
     modules = {words[1] for _, words in COMMANDS if words[0] == "-m"}
     assert {"mmssl_jax.tune", "mmssl_jax.study"} <= modules
     assert len([words for _, words in COMMANDS if words[0] == "train.py"]) > 8
+
+
+def test_the_recipes_switch_reduced_precision_on():
+    recipes = [words for page, words in COMMANDS if page == "recipes.md"]
+    assert any("--precision" in words for words in recipes)
+
+
+def test_what_reports_and_notebooks_leave_behind_is_ignored():
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    sources = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
+    files = re.findall(r"> ([\w.-]+\.txt)", sources)
+    folders = re.findall(r'os\.environ\.get\(\\"(?:RUNS|WORK)\\", \\"([\w.-]+)\\"\)', sources)
+    page = inspect.signature(write_report).parameters["out"].default
+    assert (set(files), set(folders)) == ({"keep-jax.txt"}, {"runs", "shop-notebook"})
+    assert {f"/{name}" for name in (page, *files, *(f"{name}/" for name in folders))} <= {*ignored}
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda value: " ".join(value)[:60])

@@ -1,6 +1,8 @@
 """`python -m mmssl_jax.prepare` from raw files to a dataset folder, with encoders of the tests."""
 
+import datetime
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -145,18 +147,36 @@ def test_equal_texts_are_encoded_once_and_in_batches_of_the_size(raw):
 
 
 def test_ratings_below_the_threshold_and_without_one_are_left_out(raw):
-    out = run(raw, *text_flags(raw), "--rating_column=rating", "--min_rating=4")
+    flags = ["--rating_column=rating", "--min_rating=4", "--split.method=leave_one_out"]
+    out = run(raw, *text_flags(raw), *flags)
     record = json.loads((out / "prepare.json").read_text(encoding="utf-8"))["summary"]["read"]
-    assert (record["rows"], record["rows_below_min_rating"], record["duplicates_merged"]) == (
-        11, 3, 1,
-    )  # fmt: skip
+    assert record["rows"] == 11
+    assert (record["rows_without_rating"], record["rows_below_min_rating"]) == (1, 2)
+    assert record["duplicates_merged"] == 1
     data = read_dataset(out)
     pairs = set.union(*(raw_pairs(data, split) for split in data.splits))
     assert pairs == {(u, i) for u, i, rating, _ in ROWS if rating != "" and rating >= 4}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_rating_of_nan_is_none(raw, capsys, suffix):
+    rows = [(*row[:2], "NaN" if row[2] == "" else row[2], row[3]) for row in ROWS]
+    if suffix == "csv":
+        shop.write_table(raw / "log.csv", HEADER, rows)
+    else:
+        columns = dict(zip(HEADER, zip(*rows, strict=True), strict=True))
+        rating = [float(value) for value in columns["rating"]]
+        pl.DataFrame({**columns, "rating": rating}).write_parquet(raw / "log.parquet")
+    flags = ["--rating_column=rating", "--min_rating=2", "--split.method=leave_one_out"]
+    data = read_dataset(run(raw, *text_flags(raw), *flags, log=f"log.{suffix}"))
+    assert not any(("u3", "007") in raw_pairs(data, split) for split in data.splits)
+    printed = capsys.readouterr().out
+    assert re.search(r"without a rating +1\n +below min_rating +1\n", printed)
+
+
 def test_core_removes_users_items_and_their_content(raw):
-    flags = ["--core.users=2", "--core.items=3", "--split.method=leave_one_out"]
+    # Users have two interactions left, too few for leave_one_out: one is validation.
+    flags = ["--core.users=2", "--core.items=3", "--split.validation=0.5", "--split.test=0"]
     out = run(raw, *text_flags(raw), *image_flags(raw), *flags)
     data = read_dataset(out)
     record = json.loads((out / "prepare.json").read_text(encoding="utf-8"))["summary"]
@@ -206,6 +226,134 @@ def test_dates_order_as_numbers_do(raw, times):
     data = read_dataset(run(raw, *flags, log="dates.csv"))
     assert ("u1", "é") in raw_pairs(data, "train") | raw_pairs(data, "test")
     assert ("u1", "7") in raw_pairs(data, "train")
+
+
+@pytest.mark.parametrize(
+    ("shape", "time_format"),
+    [
+        ("2024-01-{day:02}", ""),
+        ("2024-01-{day:02}T12:30", ""),
+        ("2024-01-01 10:00:{day:02}", ""),
+        ("2024-01-01T10:00:00.{day:02}Z", ""),
+        ("2024-01-01 10:{day:02}:00+00", ""),
+        ("2024-01-01 10:{day:02}:00-0730", ""),
+        ("{day:02}/01/2024", "%d/%m/%Y"),
+        ("01/{day:02}/2024 9:15 PM", "%m/%d/%Y %I:%M %p"),
+        ("1.1.2024 10:00:00.{day:02}", "%d.%m.%Y %H:%M:%S%.f"),
+        ("202401{day:02}", "%Y%m%d"),
+        ("202401{day:02}", ""),  # a number, in the same order
+    ],
+)
+def test_dates_give_the_split_that_numbers_give(raw, shape, time_format):
+    flags = [*text_flags(raw), "--time_column=time", "--split.method=leave_one_out"]
+    expected = read_dataset(run(raw, *flags, out="numbers"))
+    rows = [(*row[:3], shape.format(day=row[3])) for row in ROWS]
+    shop.write_table(raw / "dates.csv", HEADER, rows)
+    given = [f"--time_format={time_format}"] if time_format else []
+    found = read_dataset(run(raw, *flags, *given, log="dates.csv"))
+    assert found.fingerprint() == expected.fingerprint()
+
+
+def test_offsets_from_utc_count(raw):
+    flags = [*text_flags(raw), "--time_column=time", "--split.method=leave_one_out"]
+    expected = read_dataset(run(raw, *flags, out="numbers"))
+    start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    rows = []
+    for number, row in enumerate(ROWS):
+        there = datetime.timezone(datetime.timedelta(hours=[-7, 0, 5.5][number % 3]))
+        moment = (start + datetime.timedelta(minutes=row[3])).astimezone(there)
+        rows.append((*row[:3], moment.isoformat()))
+    shop.write_table(raw / "dates.csv", HEADER, rows)
+    assert read_dataset(run(raw, *flags, log="dates.csv")).fingerprint() == expected.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "12/01/2023", "12-01-2023", "01-12-20", "2024/01/31", "2024-1-31", "2024-13-01",
+        "2024-01-31 25:00", "2024-01-31T10:00+01:00", "Jan 5 2024", " 2024-01-31",
+        "2024-01-31 10:00Z30", "2024-01-31 10:00+05:", "",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_date_in_another_format_is_refused_with_its_value(raw, capsys, wrong, is_first):
+    times = ["2024-01-30"] * len(ROWS)
+    times[0 if is_first else 4] = wrong
+    rows = [(*row[:3], time) for row, time in zip(ROWS, times, strict=True)]
+    shop.write_table(raw / "log.csv", HEADER, rows)
+    flags = ["--time_column=time", "--split.method=leave_one_out"]
+    says = "log.csv: column 'time' is "
+    if not is_first:
+        says += f"{wrong!r} in data row 5; expected" if wrong else "empty in data row 5; expected"
+    refused(capsys, raw, *text_flags(raw), *flags, says=says)
+
+
+@pytest.mark.parametrize(
+    ("columns", "flags", "says"),
+    [
+        ({"item_id": [1.0, float("nan"), 3.0]}, [], "'item_id' is nan in data row 2; expected an"),
+        ({"item_id": [1.0, 2.0, float("inf")]}, [], "'item_id' is inf in data row 3; expected an"),
+        ({"item_id": [1e300, 2.0, 3.0]}, [], "'item_id' is 1e+300 in data row 1; expected an id"),
+        ({"user_id": [0.5, float("nan"), 3.0]}, [], "'user_id' is nan in data row 2; expected an"),
+        (
+            {"item_id": [2.0**53, 2.0, 3.0]},
+            [],
+            "'item_id' is 9007199254740992.0 in data row 1; expect",
+        ),
+        ({"item_id": np.float32([2**24, 2, 3])}, [], "'item_id' is 16777216.0 in data row 1; exp"),
+        ({"item_id": [[1], [2], [3]]}, [], "'item_id' has type List(Int64), expected ids"),
+        ({"user_id": [b"\xff"] * 3}, [], "'user_id' has type Binary, expected ids"),
+        ({"time": [datetime.time(k) for k in range(3)]}, [], "'time' has type Time, expected num"),
+        ({"time": [datetime.timedelta(k) for k in range(3)]}, [], "'time' has type Duration("),
+        ({"time": [1.0, float("inf"), 2.0]}, [], "'time' is inf in data row 2; expected in every"),
+        (
+            {"time": [datetime.date(2024, 1, k + 1) for k in range(3)]},
+            ["--time_format=%Y-%m-%d"],
+            "'time' has type Date, but time_format '%Y-%m-%d' is for texts",
+        ),
+    ],
+)
+def test_columns_of_other_types_are_refused(raw, capsys, columns, flags, says):
+    table = {"user_id": ["u", "v", "w"], "item_id": ["7", "7", "é"], "time": [1, 2, 3], **columns}
+    pl.DataFrame(table).write_parquet(raw / "log.parquet")
+    given = [*text_flags(raw), "--time_column=time", *flags]
+    refused(capsys, raw, *given, log="log.parquet", says=f"log.parquet: column {says}")
+
+
+def test_a_column_of_lists_holds_no_texts(raw, capsys):
+    pl.DataFrame({"item_id": ["7"], "title": [["a"]]}).write_parquet(raw / "items.parquet")
+    flags = [*text_flags(raw), f"--items={raw / 'items.parquet'}"]
+    refused(capsys, raw, *flags, says="'title' has type List(String), expected texts")
+
+
+@pytest.mark.parametrize("kind", ["date", "ns", "decimal"])
+def test_times_of_a_parquet_table(raw, kind):
+    flags = [*text_flags(raw), "--time_column=time", "--split.method=leave_one_out"]
+    expected = read_dataset(run(raw, *flags, out="numbers"))
+    columns = {
+        name: [row[place] for row in ROWS] for place, name in ((0, "user_id"), (1, "item_id"))
+    }
+    times = pl.Series([row[3] for row in ROWS], dtype=pl.Int64)
+    typed = {"date": pl.Date, "ns": pl.Datetime("ns"), "decimal": pl.Decimal(10, 2)}[kind]
+    pl.DataFrame({**columns, "time": times.cast(typed)}).write_parquet(raw / "log.parquet")
+    found = read_dataset(run(raw, *flags, log="log.parquet"))
+    assert found.fingerprint() == expected.fingerprint()
+
+
+def test_a_split_that_train_would_refuse_is_refused_before_encoding(raw, capsys):
+    rows = [("u1", "7", 5, 1), ("u1", "é", 5, 2), ("u2", "7", 5, 3), ("u2", "x y", 5, 4)]
+    shop.write_table(raw / "log.csv", HEADER, rows)
+    for flags, says in (
+        (["--split.method=leave_one_out"], "no user has the 3 interactions that it takes; choose"),
+        (
+            ["--split.method=global_time", "--split.validation=0.01"],
+            "raise split.validation, which",
+        ),
+    ):
+        given = [*text_flags(raw), "--core.users=2", "--time_column=time", *flags]
+        refused(capsys, raw, *given, says=says)
+        assert not shop.calls
+        assert not (raw / "out").exists()
 
 
 def features_file(raw: Path, kind: str) -> str:
@@ -269,7 +417,11 @@ def test_a_filled_folder_is_refused_before_any_work(raw, capsys):
         (["--rating_column=rating", "--min_rating=6"], "none is left with rating >= 6.0"),
         (["--rating_column=item_id", "--min_rating=1"], "'é' in data row 3, expected a number"),
         (["--time_column=rating"], "column 'rating' is empty in data row 10"),
-        (["--time_column=item_id"], "expected a number or a date"),
+        (["--time_column=item_id"], "expected in every row a number or a date in ISO 8601"),
+        (["--time_column=time", "--time_format=%d/%m/%Y"], "time_format '%d/%m/%Y' says"),
+        (["--time_column=time", "--time_format=%Y %H"], "time_format '%Y %H' cannot be used"),
+        (["--split.validation=0"], "split.validation is 0, but train.py chooses"),
+        (["--split.validation=0.0001"], "random leaves no validation interactions of 10"),
         (
             ["--items_id_column=title"],
             "none of the 4 items has this content (not in table 4, empty 0)",

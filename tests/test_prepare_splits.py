@@ -172,6 +172,23 @@ def test_another_model_has_another_cache(tmp_path):
             "their sum must be below 1",
         ),
         (
+            {"features": "a=x.npz", "split": SplitSettings(validation=0.0)},
+            "split.validation is 0, but train.py chooses the best epoch",
+        ),
+        ({"features": "a=x.npz", "time_format": "%d/%m/%Y"}, "time_format needs time_column"),
+        (
+            {"features": "a=x.npz", "time_column": "t", "time_format": "%H:%M:%S.%f"},
+            "has %f: write %.f",
+        ),
+        (
+            {"features": "a=x.npz", "time_column": "t", "time_format": "%S%3"},
+            "has '%3', which is no code",
+        ),
+        (
+            {"features": "a=x.npz", "time_column": "t", "time_format": "%%f %.f %3f %:z %"},
+            "has '%', which is no code",
+        ),
+        (
             {"features": "a=x.npz", "split": SplitSettings("global_time")},
             "split.method global_time needs time_column",
         ),

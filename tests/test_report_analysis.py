@@ -20,6 +20,7 @@ from mmssl_jax.report.analysis import (
 )
 from mmssl_jax.report.lists import NO_ITEM, Lists, rank_lists
 from mmssl_jax.report.samples import sample_recommendations, sample_rows
+from mmssl_jax.report.sections import ACTIVITY
 from tests.tiny import tiny_dataset
 
 K = 7
@@ -107,6 +108,10 @@ def test_usual_groups_without_the_empty_ones():
     assert group_of(degrees, (0, 1, 5, 10, 50)).tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 1]
     labels = group_labels(degrees, (0, 1, 5, 10, 50))
     assert labels == ["0", "1-4", "5-9", "10-19", "60-70"]
+
+
+def test_the_page_calls_the_bounds_its_own():
+    assert "bounds of our own: groups from 0, 1, 5, 10, 20, 50 interactions" in ACTIVITY
 
 
 def test_quartiles_where_one_group_would_hold_nearly_all():

@@ -66,6 +66,7 @@ def test_ranges_and_choices(tmp_path):
         ("optim.lr: {choices: [1, 1.0]}", r"names a value twice"),
         ("eval.ks: {choices: [[20]]}", r"eval\.ks cannot be searched over"),
         ("train.seed: {low: 1, high: 9}", r"train\.seed cannot be searched over"),
+        ("data.cold_items: {low: 0, high: 0.2}", r"data\.cold_items cannot be searched over"),
         ("{}", r"holds no settings"),
         ("optim.lr: {low: [", r"is not YAML"),
     ],

@@ -17,7 +17,7 @@ from mmssl_jax.prepare.settings import (
     has_images,
     text_columns,
 )
-from mmssl_jax.prepare.splits import split_interactions
+from mmssl_jax.prepare.splits import VALIDATION, split_interactions
 from mmssl_jax.prepare.tables import Log, read_log
 from mmssl_jax.prepare.write import refuse_filled, write_dataset
 
@@ -38,6 +38,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     counts = dict(log.counts)
     log = _core(log, settings)
     labels, given_back = split_interactions(log.users, log.times, settings.split)
+    _require_validation(labels, settings)
     contents = _contents(log, settings)
     dataset = _dataset(log, labels, contents, out)
     dataset.check()
@@ -64,6 +65,27 @@ def _core(log: Log, settings: Settings) -> Log:
     times = None if log.times is None else log.times[kept]
     return Log(
         log.user_ids[old_users], log.item_ids[old_items], users, items, times, dict(log.counts)
+    )
+
+
+def _require_validation(labels: np.ndarray, settings: Settings) -> None:
+    """Raises DatasetError, before anything is encoded, for a split that train.py would refuse.
+
+    Training needs no such check: a user always keeps an interaction in it.
+    """
+    if (labels == VALIDATION).any():
+        return
+    method = settings.split.method
+    raise_share = f"raise split.validation, which is {settings.split.validation}"
+    advice = {
+        "leave_one_out": "no user has the 3 interactions that it takes; choose another "
+        "split.method, or keep more interactions of a user",
+        "global_time": f"{raise_share}, or choose split.method time_per_user: equal times stay "
+        "together, and users without training interactions get one back",
+    }.get(method, f"{raise_share}, or keep more interactions of a user: one stays in training")
+    raise DatasetError(
+        f"{settings.interactions}: split.method {method} leaves no validation interactions of "
+        f"{len(labels)}, but train.py chooses the best epoch by them; {advice}"
     )
 
 

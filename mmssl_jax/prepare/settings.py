@@ -1,5 +1,6 @@
 """Every setting of `python -m mmssl_jax.prepare`, one frozen dataclass per stage."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -81,15 +82,19 @@ class Settings:
     out: str
     """Dataset folder to write; new or empty."""
     user_column: str = "user_id"
-    """Column of raw user ids, of any type."""
+    """Column of raw user ids, texts or numbers."""
     item_column: str = "item_id"
-    """Column of raw item ids, of any type."""
+    """Column of raw item ids, texts or numbers."""
     rating_column: str = ""
     """Column of ratings, with min_rating; without them every row counts."""
     min_rating: float | None = None
     """Rows with a lower rating, or without one, are left out; needs rating_column."""
     time_column: str = ""
-    """Column of times: numbers, or dates that polars recognises."""
+    """Column of times: numbers, or dates in ISO 8601 such as 2024-03-01T12:30:00; for others see
+    time_format."""
+    time_format: str = ""
+    """Format of the texts in time_column, in the manner of strptime: `%d/%m/%Y`, or with the time
+    `%d/%m/%Y %H:%M:%S`. `%.f` is the fraction of a second with its point."""
     items: str = ""
     """Table of items, one a row: .csv, .tsv or .parquet, with a header."""
     items_id_column: str = ""
@@ -140,6 +145,12 @@ def check_settings(settings: Settings) -> None:
             f"split.validation {settings.split.validation} and split.test {settings.split.test} "
             "leave nothing for training: their sum must be below 1"
         )
+    if not settings.split.validation and settings.split.method != "leave_one_out":
+        raise ConfigError(
+            "split.validation is 0, but train.py chooses the best epoch by validation: give it a "
+            "share, such as 0.1"
+        )
+    _check_time_format(settings)
     if (settings.min_rating is None) == bool(settings.rating_column):
         raise ConfigError(
             "rating_column and min_rating go together: the column, and the least rating that counts"
@@ -147,6 +158,24 @@ def check_settings(settings: Settings) -> None:
     if settings.split.method in ("time_per_user", "global_time") and not settings.time_column:
         raise ConfigError(f"split.method {settings.split.method} needs time_column")
     _check_modalities(settings)
+
+
+def _check_time_format(settings: Settings) -> None:
+    found = settings.time_format
+    if found and not settings.time_column:
+        raise ConfigError("time_format needs time_column: the column of these texts")
+    codes = re.findall(r"%(?:%|\.f|\.?[369]f|:*z|#z|[-_0]?[A-Za-z]|.?)", found)
+    if "%f" in codes:  # the reader would take .5 for five nanoseconds
+        raise ConfigError(
+            f"time_format {found!r} has %f: write %.f, the fraction of a second with its point, or "
+            "%3f, %6f or %9f, its digits alone"
+        )
+    wrong = [code for code in codes if code != "%%" and not code[-1].isalpha()]
+    if wrong:
+        raise ConfigError(
+            f"time_format {found!r} has {wrong[0]!r}, which is no code; expected codes such as %d, "
+            "%m, %Y, %H, %M, %S, and %% for a percent sign"
+        )
 
 
 def _check_modalities(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.prepare.settings import Settings
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# Day, minute, second with a fraction, offset from UTC. Nothing looser: 12/01/2023 is a day in
+# January to one reader and in December to another.
+ISO_8601 = (
+    r"^(\d{4}-\d{2}-\d{2})"
+    r"(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?(Z|[+-]\d{2}(?::?\d{2})?)?)?$"
+)
 
 
 class Log(NamedTuple):
@@ -72,12 +79,14 @@ def read_table(file: str, columns: list[str] | None = None) -> "pl.DataFrame":
 def id_strings(column: "pl.Series", file: str) -> "pl.Series":
     """Raw ids as strings; whole floats, which a table with gaps has, without their `.0`.
 
-    Raises DatasetError for a row without an id.
+    Raises DatasetError for a row without an id, and for values that are none.
     """
     pl = import_polars()
-    if column.dtype.is_float() and (column.is_null() | (column == column.round())).all():
-        column = column.cast(pl.Int64)
-    ids = column.cast(pl.String)
+    if column.dtype.is_float():
+        _refuse_inexact(column, file)
+        if (column.is_null() | (column == column.round())).all():
+            column = column.cast(pl.Int64)
+    ids = _strings(column, file, "ids: texts or whole numbers")
     empty = (ids.is_null() | (ids == "")).arg_true()
     if len(empty):
         raise DatasetError(
@@ -85,6 +94,29 @@ def id_strings(column: "pl.Series", file: str) -> "pl.Series":
             f"{empty[0] + 1}; expected an id in every row; remove these rows"
         )
     return ids
+
+
+def _strings(column: "pl.Series", file: str, expected: str) -> "pl.Series":
+    """The column as texts; raises DatasetError for a type that has none, such as lists."""
+    pl = import_polars()
+    try:
+        return column.cast(pl.String)
+    except pl.exceptions.PolarsError as error:
+        raise DatasetError(
+            f"{file}: column {column.name!r} has type {column.dtype}, expected {expected}"
+        ) from error
+
+
+def _refuse_inexact(ids: "pl.Series", file: str) -> None:
+    """Raises DatasetError for float ids that are NaN, infinite, or too large to be exact."""
+    limit = 2 ** (24 if ids.dtype == import_polars().Float32 else 53)
+    wrong = (~(ids.abs() < limit)).arg_true()
+    if len(wrong):
+        raise DatasetError(
+            f"{file}: column {ids.name!r} is {ids[wrong[0]]} in data row {wrong[0] + 1}; expected "
+            f"an id in every row, and in a {ids.dtype} column one below {limit:,}, from where on "
+            "different ids may be the same number; write ids as texts or whole numbers"
+        )
 
 
 def read_log(settings: Settings) -> Log:
@@ -103,9 +135,12 @@ def read_log(settings: Settings) -> Log:
         }
     )
     if settings.time_column:
-        rows = rows.with_columns(time=_times(table[settings.time_column], file))
+        column = table[settings.time_column]
+        rows = rows.with_columns(time=_times(column, file, settings.time_format))
+    n_unrated = 0
     if settings.min_rating is not None:
         rating = _numbers(table[settings.rating_column], file)
+        n_unrated = rating.null_count()
         rows = rows.filter((rating >= settings.min_rating).fill_null(False))
     n_rated = len(rows)
     if settings.time_column:
@@ -120,7 +155,8 @@ def read_log(settings: Settings) -> Log:
     item_ids, items = _numbered(rows["item"])
     counts = {
         "rows": len(table),
-        "rows_below_min_rating": len(table) - n_rated,
+        "rows_without_rating": n_unrated,
+        "rows_below_min_rating": len(table) - n_unrated - n_rated,
         "duplicates_merged": n_rated - len(rows),
         "interactions": len(rows),
         "users": len(user_ids),
@@ -140,7 +176,7 @@ def _numbered(ids: "pl.Series") -> tuple[NDArray[np.str_], NDArray[np.int64]]:
 
 
 def _numbers(column: "pl.Series", file: str) -> "pl.Series":
-    """A column of numbers as float64; null where it is empty."""
+    """A column of numbers as float64; null where it is empty or NaN, which has no order."""
     pl = import_polars()
     texts = column.replace("", None) if column.dtype == pl.String else column
     try:
@@ -153,55 +189,80 @@ def _numbers(column: "pl.Series", file: str) -> "pl.Series":
             f"{file}: column {column.name!r} is {column[wrong[0]]!r} in data row {wrong[0] + 1}, "
             "expected a number"
         )
-    return numbers
+    return numbers.fill_nan(None)
 
 
-def _times(column: "pl.Series", file: str) -> "pl.Series":
-    """A column of numbers or dates as numbers that grow with time, none of them null."""
+def _times(column: "pl.Series", file: str, time_format: str) -> "pl.Series":
+    """A column of numbers or dates as int64 or float64 that grow with time, none of them null."""
     pl = import_polars()
-    if column.dtype == pl.String:
-        times = column.cast(pl.Int64, strict=False)
-        if times.has_nulls():
-            times = column.cast(pl.Float64, strict=False)
-        if times.null_count() == len(times):
-            times = _dates(column)
-    else:
-        times = column
-    if times.dtype.is_temporal():
-        times = times.cast(pl.Datetime("us")).cast(pl.Int64)
+    is_text = column.dtype == pl.String
+    times = _read_times(column, time_format) if is_text else column
+    if time_format and not is_text:
+        raise DatasetError(
+            f"{file}: column {column.name!r} has type {column.dtype}, but time_format "
+            f"{time_format!r} is for texts; leave time_format out"
+        )
+    if times.dtype in (pl.Date, pl.Datetime):
+        times = times.to_physical()
     if not times.dtype.is_numeric():
         raise DatasetError(
             f"{file}: column {column.name!r} has type {column.dtype}, expected numbers or dates"
         )
-    wrong = times.is_null() | ~times.cast(pl.Float64).is_finite()
-    if wrong.any():
-        row = wrong.fill_null(True).arg_true()[0]
-        found = "empty" if column[row] is None else repr(column[row])
+    times = times.cast(pl.Int64 if times.dtype.is_integer() else pl.Float64, strict=False)
+    wrong = (times.is_null() | ~times.cast(pl.Float64).is_finite()).fill_null(True).arg_true()
+    if len(wrong):
+        found = "empty" if column[wrong[0]] is None else repr(column[wrong[0]])
+        expected = (
+            f"a time as time_format {time_format!r} says"
+            if time_format
+            else "a number or a date in ISO 8601, like 2024-03-01 or 2024-03-01T12:30:00, of one "
+            "kind in the whole column; name another format with time_format, such as %d/%m/%Y"
+        )
         raise DatasetError(
-            f"{file}: column {column.name!r} is {found} in data row {row + 1}; expected a number "
-            "or a date, of one kind in the whole column, in every row"
+            f"{file}: column {column.name!r} is {found} in data row {wrong[0] + 1}; expected in "
+            f"every row {expected}"
         )
     return times
 
 
-def _dates(column: "pl.Series") -> "pl.Series":
+def _read_times(texts: "pl.Series", time_format: str) -> "pl.Series":
+    """Texts as moments of `time_format`; else as numbers, or as dates if none is a number. Null
+    where they are not."""
     pl = import_polars()
-    try:
-        return column.str.to_datetime(strict=False, time_unit="us")
-    except pl.exceptions.PolarsError:  # no format fits the first row
-        return pl.Series(column.name, [None] * len(column), dtype=pl.Float64)
+    if time_format:
+        try:
+            return texts.str.to_datetime(time_format, strict=False, time_unit="us")
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"time_format {time_format!r} cannot be used ({reason})") from error
+    times = texts.cast(pl.Int64, strict=False)
+    if times.has_nulls():
+        times = texts.cast(pl.Float64, strict=False)
+    return _iso_dates(texts) if times.null_count() == len(times) else times
+
+
+def _iso_dates(texts: "pl.Series") -> "pl.Series":
+    """Moments of texts in ISO 8601, in UTC where they have an offset; null for all others, and for
+    those that have an offset where the first has none, or the other way."""
+    pl = import_polars()
+    day, minute, second, offset = (texts.str.extract(ISO_8601, group) for group in range(1, 5))
+    has_offset = offset.is_not_null()
+    # One spelling for all: Z, +05 and +05:00 become +0000, +0500 and +0500.
+    offset = offset.fill_null("Z").replace("Z", "+00").str.replace(":", "").str.pad_end(5, "0")
+    whole = day + " " + minute.fill_null("00:00") + second.fill_null(":00") + offset
+    moments = whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_unit="us")
+    return pl.select(pl.when(has_offset == has_offset.first()).then(moments)).to_series()
 
 
 def read_column(file: str, id_column: str, columns: list[str]) -> dict[str, list[str | None]]:
     """{raw id: the row's values of `columns` as texts} of an items table.
 
-    Raises DatasetError for an id that stands twice.
+    Raises DatasetError for an id that stands twice, and for columns that hold no texts.
     """
-    pl = import_polars()
     table = read_table(file, list(dict.fromkeys([id_column, *columns])))
     ids = id_strings(table[id_column], file)
     refuse_repeats(ids.to_list(), file)
-    values = zip(*(table[column].cast(pl.String).to_list() for column in columns), strict=True)
+    values = zip(*(_strings(table[c], file, "texts").to_list() for c in columns), strict=True)
     return dict(zip(ids.to_list(), map(list, values), strict=True))
 
 

@@ -54,6 +54,7 @@ def summary_table(summary: dict[str, Any]) -> str:
     density = (kept["train"] + kept["validation"] + kept["test"]) / (kept["users"] * kept["items"])
     rows = [
         ("rows read", f"{read['rows']:,}"),
+        ("  without a rating", f"{read['rows_without_rating']:,}"),
         ("  below min_rating", f"{read['rows_below_min_rating']:,}"),
         ("  duplicates merged", f"{read['duplicates_merged']:,}"),
         ("interactions before the k-core", f"{read['interactions']:,}"),

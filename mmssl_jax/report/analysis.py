@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from mmssl_jax.ranking.metrics import means, metric_sums
 from mmssl_jax.report.lists import Lists
 
-# The sparsity groups that the field uses, as least degrees; 0 is a group of its own.
+# Least degrees of the groups; 0 is one of its own. To group users by sparsity is the paper's kind
+# of analysis; the bounds are our own.
 USUAL_BOUNDS = (1, 5, 10, 20, 50)
 LARGEST_SHARE = 0.8
 

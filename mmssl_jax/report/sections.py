@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmssl_jax.report import html, panels
+from mmssl_jax.report.analysis import USUAL_BOUNDS
 from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run
 
 MOST_LISTED = 15  # of a sample user's training items
@@ -13,8 +14,10 @@ LISTS = (
     "same items."
 )
 ACTIVITY = (
-    "Users grouped by how many training interactions they have: the sparsity groups of the paper, "
-    "or quartiles where nearly all users would be in one of these."
+    "Users grouped by how many training interactions they have, in the manner of the paper's "
+    "analysis of sparse users, with bounds of our own: groups from "
+    f"{', '.join(map(str, (0, *USUAL_BOUNDS)))} interactions, or quartiles where nearly all users "
+    "would be in one of these."
 )
 FOUND = (
     "Held-out (user, item) pairs grouped by how many training interactions the item has, and the "

@@ -18,7 +18,7 @@ from mmssl_jax.run_config import convert, nearest_name
 
 # They say what is measured, on which data and where, so that trials would not be comparable.
 FIXED = (
-    "preset", "data.path", "data.format", "data.seed",
+    "preset", "data.path", "data.format", "data.seed", "data.cold_items",
     "train.monitor", "train.seed", "train.epochs", "train.max_steps",
 )  # fmt: skip
 FIXED_STAGES = ("eval", "parallel")
