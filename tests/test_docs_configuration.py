@@ -26,6 +26,19 @@ def test_the_page_is_current(maker):
     )
 
 
+def test_the_ledger_has_both_values_of_every_departure(maker):
+    ledger = (DOCS / "parity.md").read_text()
+    for departure in DEPARTURES:
+        values = " | ".join(maker.value_text(v) for v in (departure.paper, departure.released))
+        assert f"| {departure.row} | `{departure.key}` | {values} |" in ledger
+        (row,) = [
+            x
+            for x in ledger.splitlines()
+            if x.startswith(f"| {departure.row} | ") and x.count("|") == 6
+        ]
+        assert f"`{departure.key}`" in row
+
+
 def test_the_page_has_every_setting_and_departure():
     rows = {
         cells[1].strip("` "): [cell.strip() for cell in cells[2:-1]]

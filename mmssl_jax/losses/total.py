@@ -1,4 +1,4 @@
-"""The generator's total loss: the only place that knows the weights."""
+"""The generator's total loss: the only place that knows the weights of its terms."""
 
 from typing import Any
 
