@@ -142,6 +142,27 @@ def test_the_page_has_every_part(page):
         assert part in alts, part
 
 
+def test_cold_items_have_a_section(loaded):
+    assert loaded.analysis["cold"] == {}
+    row = {"recall@20": 0.25, "ndcg@20": 0.125, "hit_ratio@20": 0.5}
+    cold = {"among cold items": {"MMSSL": row}, "among all items": {"random": row}}
+    held_out = loaded._replace(label="cold", analysis={**loaded.analysis, "cold": cold})
+    both = Page(render([loaded, held_out]))
+    assert "Cold items" in both.headings
+    words = " ".join(both.words)
+    assert "MMSSL, among cold items" in words
+    assert "0.12500" in words
+    assert "This run held no items out." in words
+
+
+def test_a_run_with_cold_items_is_analysed(folder):
+    changes = {"data.format": "mmrec", "data.path": str(folder), "data.cold_items": 0.2}
+    problem = load_problem(tiny_config(changes=changes))
+    cold = analyse(problem, new_state(problem))["cold"]
+    assert set(cold) == {"among cold items", "among all items"}
+    assert 0 <= cold["among cold items"]["MMSSL"]["recall@20"] <= 1
+
+
 def test_the_page_stands_alone(page):
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:

@@ -13,6 +13,8 @@ from mmssl_jax.config import Config
 from mmssl_jax.model.mmssl import Embeddings
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
+from mmssl_jax.recommend import Recommender
+from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
 from mmssl_jax.report.analysis import (
     concentration,
     found_by_popularity,
@@ -113,7 +115,7 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
 
     Returns "split", "step", "ks", "k" (that of `train.monitor`), "metrics" by ranking, "activity"
     and "found" by ranking, "concentration" by ranking and of the training data, "weights" of users
-    and items, "maps" by name with "map_popularity", and "samples".
+    and items, "maps" by name with "map_popularity", "samples", and "cold" (`cold_items`).
     """
     dataset, config = problem.dataset, problem.config
     split = "test" if len(dataset.test) else "validation"
@@ -166,7 +168,17 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
         "weights": modality_weights(embeddings, dataset.modalities),
         **item_maps(embeddings, item_degrees),
         "samples": sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),
+        "cold": cold_items(problem, state),
     }
+
+
+def cold_items(problem: Problem, state: TrainState) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics by ranking of the items held out by `data.cold_items`, among themselves and among
+    all items; empty where none were."""
+    if not len(problem.cold.interactions):
+        return {}
+    among_cold, among_all = evaluate_cold_items(Recommender(problem, state))
+    return {"among cold items": among_cold, "among all items": among_all}
 
 
 def modality_weights(embeddings: Embeddings, modalities: Sequence[str]) -> dict[str, Any]:

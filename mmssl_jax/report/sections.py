@@ -37,6 +37,12 @@ MAPS = (
     "Items by the first two principal components: of each modality's encoded and propagated "
     "features, and of the embedding that ranks."
 )
+COLD = (
+    "Items that data.cold_items held out of training, ranked by their features alone for the users "
+    "who had interactions with them: among themselves, where chance is the measure, and among all "
+    "items, where they stand against trained ones. Content is the cosine with a user's mean raw "
+    "features."
+)
 SAMPLES = (
     "One user drawn at random from each activity group, in the dataset's own ids. Held-out items "
     "in the list are marked as hits."
@@ -57,6 +63,8 @@ def analysis_sections(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("Item embeddings", MAPS, map_section),
         ("Sample recommendations", SAMPLES, samples_section),
     ]
+    if any(_analysis(run)["cold"] for run in runs):
+        single.insert(0, ("Cold items", COLD, cold_section))
     sections = [(name, html.paragraph(t) + by_data(runs, make)) for name, t, make in groups]
     return sections + [(name, html.paragraph(t) + each_run(runs, make)) for name, t, make in single]
 
@@ -155,6 +163,21 @@ def map_section(run: Run) -> str:
     mapped, items = len(_analysis(run)["map_popularity"]), run.dataset["items"]
     which = f"All {items:,} items." if mapped == items else f"{mapped:,} random of {items:,} items."
     return html.paragraph(which) + html.panels(panels.map_panels(run))
+
+
+def cold_section(run: Run) -> str:
+    """Metrics of cold items."""
+    tables = _analysis(run)["cold"]
+    if not tables:
+        return html.paragraph("This run held no items out.")
+    k = _analysis(run)["k"]
+    metrics = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_ratio")]
+    rows = [
+        [f"{ranking}, {where}", *(f"{values[metric]:.5f}" for metric in metrics)]
+        for where, table in tables.items()
+        for ranking, values in table.items()
+    ]
+    return html.table("Cold items", ["ranking", *metrics], rows)
 
 
 def samples_section(run: Run) -> str:
