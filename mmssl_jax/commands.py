@@ -15,7 +15,7 @@ from mmssl_jax.config import Config, ConfigError, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
-from mmssl_jax.recommend.export import EMBEDDINGS, LISTS, check_suffix, export_lists
+from mmssl_jax.recommend.export import EMBEDDINGS, LISTS, Filter, check_suffix, export_lists
 from mmssl_jax.recommend.export import export_embeddings as write_embeddings
 from mmssl_jax.report.page import write_report
 from mmssl_jax.reporting.log import metric_table
@@ -175,10 +175,15 @@ def eval_command(arguments: list[str] | None = None) -> None:
     given = {text.split("=")[0] for text in arguments}
     if "--k" in given and not parsed.export:
         parser.error("--k is the length of --export's lists; a run's own eval.ks are evaluated")
+    if "--filter" in given and not parsed.export:
+        parser.error(
+            "--filter says what --export's lists leave out; evaluation masks what eval.mask says"
+        )
     if "--split" in given and (parsed.export or parsed.export_embeddings or parsed.cold_items):
         parser.error("--split is for evaluating: exports and cold items have none")
     options = parsed.as_dict()
-    uses = {name: options.pop(name) for name in ("export", "k", "export_embeddings", "cold_items")}
+    names = ("export", "k", "filter", "export_embeddings", "cold_items")
+    uses = {name: options.pop(name) for name in names}
     try:
         if uses["export"] or uses["export_embeddings"] or uses["cold_items"]:
             use_run(**{name: options[name] for name in RESTORING}, **uses)
@@ -205,6 +210,7 @@ def use_run(
     devices: int = 0,
     export: str = "",
     k: PositiveInt = 20,
+    filter: Filter = "train",
     export_embeddings: str = "",
     cold_items: bool = False,
 ) -> None:
@@ -213,6 +219,8 @@ def use_run(
     Args:
         export: writes the k best items of every user to this .csv or .parquet file.
         k: list length of the export.
+        filter: what the export's lists leave out: the user's training items, those of validation
+            too, or all known ones: test items and those of the run's cold items as well.
         export_embeddings: writes user and item embeddings to this .npz or .parquet file.
         cold_items: ranks the items that data.cold_items held out, by their features alone.
     """
@@ -221,7 +229,7 @@ def use_run(
             check_suffix(Path(file), suffixes)
     recommender = Recommender.from_run(run, checkpoint, data_path, devices)
     if export:
-        rows = export_lists(recommender, Path(export), k)
+        rows = export_lists(recommender, Path(export), k, leave_out=filter)
         print(f"{export}: {rows:,} rows, the {k} best items of each user")
     if export_embeddings:
         number = write_embeddings(recommender, Path(export_embeddings))

@@ -145,7 +145,9 @@ def test_evaluating_a_run_without_checkpoints(finished, refused, tmp_path):
     assert "no checkpoints at" in refused(eval_command, f"--run={run}")
 
 
-@pytest.mark.parametrize("flag", ["--split=train", "--checkpoint=first", "--splitt=test"])
+@pytest.mark.parametrize(
+    "flag", ["--split=train", "--checkpoint=first", "--splitt=test", "--filter=none"]
+)
 def test_flags_of_eval_are_checked(finished, refused, flag):
     assert flag[2:].split("=")[0] in refused(eval_command, f"--run={finished}", flag)
 
@@ -154,12 +156,31 @@ def test_flags_of_eval_are_checked(finished, refused, flag):
     ("flags", "message"),
     [
         (["--k=5"], "--k is the length of --export's lists"),
+        (["--filter=all"], "--filter says what --export's lists leave out"),
+        (["--filter", "all", "--export-embeddings=x.npz"], "--filter says what --export's lists"),
         (["--export=top.csv", "--split", "test"], "--split is for evaluating"),
         (["--cold-items", "--split=test"], "--split is for evaluating"),
     ],
 )
 def test_flags_of_eval_that_would_do_nothing_are_refused(finished, refused, flags, message):
     assert message in refused(eval_command, f"--run={finished}", *flags)
+
+
+def test_an_export_leaves_out_what_it_is_told_to(finished, printed, tmp_path):
+    """By default training items alone."""
+    dataset, pairs = tiny_dataset(), {}
+    for what in ("--devices=1", "--filter=train", "--filter=all"):
+        file = tmp_path / f"{what}.csv"
+        printed(eval_command, f"--run={finished}", f"--export={file}", "--k=40", what)
+        rows = [line.split(",") for line in file.read_text().splitlines()[1:]]
+        pairs[what] = {(int(user), int(item)) for user, _, item, _ in rows}
+    train, every = (
+        {tuple(pair) for edges in splits for pair in edges.tolist()}
+        for splits in ([dataset.train], dataset.splits.values())
+    )
+    assert pairs["--devices=1"] == pairs["--filter=train"]
+    assert pairs["--filter=all"] == pairs["--filter=train"] - every
+    assert pairs["--filter=train"] & every == every - train
 
 
 def test_resume_needs_a_run(refused, settings):

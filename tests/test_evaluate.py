@@ -262,6 +262,18 @@ def test_random_vectors_find_what_chance_finds(problem):
     assert len(set(recalls)) > 10
 
 
+def test_random_lists_of_users_have_little_in_common():
+    """Every item is in about as many lists as chance says, binomially, and not in all or none."""
+    n_users, n_items, k = 400, 200, 10
+    users, items = (np.asarray(side) for side in random_vectors(0, n_users, n_items))
+    top = np.argsort(-(users @ items.T), axis=1)[:, :k]
+    lists = np.bincount(top.reshape(-1), minlength=n_items)
+    chance = k / n_items
+    assert lists.var() == pytest.approx(n_users * chance * (1 - chance), rel=0.3)
+    alike = np.corrcoef(users[:50] @ items.T)[np.triu_indices(50, 1)]
+    assert np.abs(alike).mean() < 0.15
+
+
 def test_random_vectors_depend_on_the_seed_only():
     first, again, other = (random_vectors(seed, 5, 6)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

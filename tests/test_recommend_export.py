@@ -26,12 +26,18 @@ SMALL = {
 }
 
 
-def blocks_of(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", DOC, re.DOTALL)
+SHOP = "## From a text and an image to a list"  # the section on another run than the others
+SECTIONS = re.split(r"^(?=## )", DOC, flags=re.MULTILINE)
+OF_DEMO = "".join(section for section in SECTIONS if not section.startswith(SHOP))
+(OF_SHOP,) = (section for section in SECTIONS if section.startswith(SHOP))
 
 
-def lines_for(script: str) -> list[list[str]]:
-    lines = "".join(blocks_of("bash")).splitlines()
+def blocks_of(language: str, text: str = OF_DEMO) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def lines_for(script: str, text: str = OF_DEMO) -> list[list[str]]:
+    lines = "".join(blocks_of("bash", text)).splitlines()
     return [shlex.split(line)[2:] for line in lines if line.startswith(f"python {script}")]
 
 
@@ -80,12 +86,43 @@ def test_the_docs_run(there, capsys):
         eval_command(arguments)
     out = capsys.readouterr().out
     assert "top.csv: 24,000 rows, the 20 best items of each user" in out
+    assert "to_send.csv: 24,000 rows, the 20 best items of each user" in out
     assert "embeddings.npz: embeddings of 2,000 users and items" in out
     for heading in ("cold items among themselves", "cold items among all items"):
         table = out.split(heading)[1]
         assert re.search(r"^MMSSL +20 +0\.\d{5}", table, re.MULTILINE)
         assert re.search(r"^random +20 +0\.\d{5}", table, re.MULTILINE)
     assert re.search(r"^content +20 +0\.\d{5}", out, re.MULTILINE)
+
+
+@pytest.mark.extras
+def test_a_new_item_from_its_text_and_image(tmp_path, monkeypatch):
+    pytest.importorskip("polars", reason="needs the extra `tables`")
+    pytest.importorskip("PIL", reason="needs the extra `encoders`")
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    from examples.make_shop import make_shop
+    from mmssl_jax.prepare.command import main
+
+    make_shop(Path("shop"))
+    lines = (ROOT / "README.md").read_text().splitlines()
+    (preparing,) = (line for line in lines if line.startswith("python -m mmssl_jax.prepare "))
+    main(shlex.split(preparing)[3:])
+    (training,) = lines_for("train.py", OF_SHOP)
+    small = {key: value for key, value in SMALL.items() if key != "sampling.batch_size"}
+    train_command([*training, *flags(small)])
+    names: dict = {}
+    (block,) = blocks_of("python", OF_SHOP)
+    exec(block, names)
+    # The dataset's own items, encoded anew, have the features that prepare wrote.
+    dataset = names["recommender"].dataset
+    item = int(np.flatnonzero(dataset.item_ids == "P0003")[0])
+    np.testing.assert_allclose(names["image"][0], dataset.features["image"][item], rtol=1e-6)
+    assert {m: x.shape[1] for m, x in dataset.features.items()} == {"image": 48, "text": 64}
+    assert names["ids"].shape == (2, 10)
+    assert set(names["first"].ravel()) <= {"oolong", "rake"}
+    assert names["buyers"].shape == (2, 10)
 
 
 def test_the_csv_holds_the_lists(there, recommender):

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from mmssl_jax.recommend.new_items import new_item_vectors
-from mmssl_jax.recommend.new_users import new_user_vectors
+from mmssl_jax.recommend.new_users import new_user_features, new_user_vectors
 from mmssl_jax.recommend.rank import pad_pairs
-from mmssl_jax.recommend.trained import trained_model
+from mmssl_jax.recommend.trained import encode, trained_model
 from mmssl_jax.training.problem import load_problem, new_state
 from mmssl_jax.training.refresh import rebuild_for_all
 from mmssl_jax.training.step import forward
-from tests.tiny import tiny_config, tiny_dataset
+from tests.tiny import partial_dataset, tiny_config, tiny_dataset
 
 OTHER = {
     "model.feature_normalization": "symmetric",
@@ -22,15 +22,29 @@ OTHER = {
     "structure.similarity": "dot",
     "structure.mask_observed": True,
 }
-SETTINGS = {"paper": {}, "other": OTHER, "mean": {"model.feature_normalization": "mean"}}
+SETTINGS = {
+    "paper": {},
+    "other": OTHER,
+    "mean": {"model.feature_normalization": "mean"},
+    "paper, masks": {},
+    "other, masks": OTHER,
+}
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def made(request):
     """A problem, and its model with the learned graphs of its own parameters."""
     config = tiny_config(changes={**SETTINGS[request.param], "game.weight": 0.0})
-    problem = load_problem(config, tiny_dataset())
+    problem = load_problem(
+        config, partial_dataset() if "masks" in request.param else tiny_dataset()
+    )
     state = new_state(problem)
+    # A bias that starts at zero would hide whether it is added.
+    encoder = {
+        m: {"kernel": leaf["kernel"], "bias": leaf["bias"] + 0.3}
+        for m, leaf in state.generator["encoder"].items()
+    }
+    state = state._replace(generator={**state.generator, "encoder": encoder})
     first = forward(state.generator, state.learned, problem.inputs, config, problem.sizes, None)
     state = rebuild_for_all(state, first, problem.inputs, config, problem.sizes)
     return problem, trained_model(problem, state)
@@ -52,8 +66,23 @@ def test_a_training_user_by_their_items_lacks_their_own_embedding_alone(made):
     assert not np.asarray(vectors[len(users) :]).any()
 
 
+def test_a_training_user_by_their_items_has_their_own_features(made):
+    problem, trained = made
+    train = problem.dataset.train
+    users = np.unique(train[:, 0])
+    rows = pad_pairs([train[train[:, 0] == user, 1] for user in users], len(users), least=8)
+    features = new_user_features(trained, rows, jnp.zeros(len(users)), problem.config)
+    for m, of_users in trained.embeddings.feature_user.items():
+        np.testing.assert_allclose(features[m], of_users[users], rtol=1e-5, atol=1e-6)
+    if problem.dataset.presence:
+        place = users.tolist().index(3)
+        assert not np.asarray(features["visual"][place]).any()
+        assert np.asarray(features["acoustic"][place]).any()
+
+
 def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    norms = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1)
 
 
 def attention(params, stack, config):
@@ -73,6 +102,7 @@ def attention(params, stack, config):
 
 
 def test_new_items_by_loops(made):
+    """Four items: one with all modalities, one without each, and another with all."""
     problem, trained = made
     model, k = problem.config.model, problem.config.structure.k
     rng = np.random.default_rng(0)
@@ -82,15 +112,20 @@ def test_new_items_by_loops(made):
         for m in raw
     }
     encoded = {m: x @ params[m]["kernel"] + params[m]["bias"] for m, x in raw.items()}
+    has = {m: np.arange(4) != lacking for lacking, m in enumerate(raw, start=1)}
     degree = np.bincount(problem.dataset.train[:, 0], minlength=problem.dataset.n_users)
-    trained_users = np.flatnonzero(degree)
     attend = {name: np.asarray(leaf) for name, leaf in trained.generator["attention"].items()}
     ids = np.asarray(trained.generator["user_embedding"])
     expected = []
     for item in range(4):
         learned, rounds = [], np.zeros((model.gnn_layers, model.dim))
         for m, x in encoded.items():
-            features = np.asarray(trained.embeddings.feature_user[m])[trained_users]
+            if not has[m][item]:
+                learned.append(np.zeros(model.dim))
+                continue
+            features = np.asarray(trained.embeddings.feature_user[m])
+            trained_users = np.flatnonzero(features.any(axis=1))
+            features = features[trained_users]
             order = np.argsort(-unit(features) @ unit(x[item]), kind="stable")[:k]
             near = trained_users[order]
             learned.append(ids[near].sum(axis=0) / np.sqrt(k))
@@ -99,15 +134,18 @@ def test_new_items_by_loops(made):
                     symmetric = model.id_normalization == "symmetric"
                     weight = (k * (degree[user] if symmetric else 1)) ** -0.5
                     rounds[layer] += weight * np.asarray(trained.user_layers[layer][user])
-        rounds /= len(encoded)
+        rounds /= sum(has[m][item] for m in has)
         if model.last_layer_softmax:
             rounds[-1] = np.exp(rounds[-1]) / np.exp(rounds[-1]).sum()
         first = model.id_fusion * unit(attention(attend, np.stack(learned), model))
         mean = (first + rounds.sum(axis=0)) / (model.gnn_layers + 1)
-        features = sum(unit(x[item]) for x in encoded.values())
+        features = sum(unit(x[item]) for m, x in encoded.items() if has[m][item])
         expected.append(mean + model.feature_fusion * features)
-    jax_encoded = {m: jnp.asarray(x, jnp.float32) for m, x in encoded.items()}
-    actual = new_item_vectors(trained, jax_encoded, problem.config)
+    raw = {m: jnp.asarray(x, jnp.float32) for m, x in raw.items()}
+    there = {m: jnp.asarray(x) for m, x in has.items()}
+    actual = new_item_vectors(
+        trained, encode(trained.generator, raw, problem.config, there), problem.config
+    )
     np.testing.assert_allclose(actual, np.stack(expected), rtol=1e-4, atol=1e-5)
 
 

@@ -19,9 +19,16 @@ from mmssl_jax.report.analysis import (
     weight_distribution,
 )
 from mmssl_jax.report.lists import NO_ITEM, Lists, rank_lists
+from mmssl_jax.report.run import MODEL, analyse
 from mmssl_jax.report.samples import sample_recommendations, sample_rows
 from mmssl_jax.report.sections import ACTIVITY
-from tests.tiny import tiny_dataset
+from mmssl_jax.training.problem import (
+    compile_embedding,
+    load_problem,
+    new_state,
+    split_evaluator,
+)
+from tests.tiny import tiny_config, tiny_dataset
 
 K = 7
 
@@ -91,6 +98,20 @@ def test_places_without_an_unseen_item_hold_no_item():
     assert found.items.tolist() == [[2, NO_ITEM, NO_ITEM]]
     assert found.hits.tolist() == [[1, 0, 0]]
     assert item_counts(found.items, 3).tolist() == [0, 0, 1]
+
+
+def test_lists_and_metrics_are_at_the_precision_of_the_run():
+    """An untrained model, in whose lists rounded operands change some hits."""
+    config = tiny_config(changes={"precision": "bfloat16", "game.weight": 0.0})
+    problem = load_problem(config, tiny_dataset())
+    state = new_state(problem)
+    shown = analyse(problem, state)["metrics"][MODEL]
+    vectors = compile_embedding(problem)(state)
+    evaluated = split_evaluator(problem, "test")(*vectors)
+    assert {name: shown[name] for name in evaluated} == pytest.approx(evaluated, abs=1e-6)
+    data, users = problem.dataset, config.eval.block_users
+    plain = rank_lists(vectors, data.train, data.test, 20, users)
+    assert list_metrics(plain, (20,))["ndcg@20"] != pytest.approx(shown["ndcg@20"], abs=1e-6)
 
 
 def test_metrics_of_all_users(data, vectors, lists):

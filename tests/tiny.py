@@ -1,5 +1,6 @@
 """A problem small enough to train in a second, in memory and as a folder."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ def tiny_config(preset: str = "paper", changes: Mapping[str, Any] | None = None)
 
 def tiny_dataset(seed: int = 0) -> Dataset:
     return planted_dataset(seed=seed, n_users=60, n_items=40, n_topics=8, width=6)
+
+
+def partial_dataset() -> Dataset:
+    """Some items lack a modality, some lack both, and user 3 has no item with `visual`; in place of
+    features that are not there are large numbers, which nothing may read."""
+    plain = tiny_dataset()
+    present = np.random.default_rng(5).random((2, plain.n_items)) < 0.6
+    present[1, plain.train[plain.train[:, 0] == 3, 1]] = False
+    presence = dict(zip(plain.modalities, present, strict=True))
+    features = {
+        m: np.where(presence[m][:, None], x, np.float32(1e3)) for m, x in plain.features.items()
+    }
+    return dataclasses.replace(plain, features=features, presence=presence)
 
 
 def write_folder(dataset: Dataset, folder: Path) -> Path:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mmssl_jax.model.norms import unit_rows
+
 
 def popularity_vectors(
     train_edges: Int[np.ndarray, "E 2"], n_users: int, n_items: int
@@ -15,14 +17,16 @@ def popularity_vectors(
 
 
 def random_vectors(
-    seed: int, n_users: int, n_items: int, width: int = 8
+    seed: int, n_users: int, n_items: int, width: int = 64
 ) -> tuple[Float[Array, "U D"], Float[Array, "I D"]]:
-    """Seeded normal vectors of D = `width`: every user gets a random ranking of their own.
+    """Seeded vectors of D = `width`: every user gets a random ranking of their own.
 
-    The expected recall@k of a user is k / (number of unseen items).
+    Users are normal, items of length 1, so that no item scores high with all users. The expected
+    recall@k of a user is k / (number of unseen items). What remains: the scores of two users
+    correlate by the cosine of their vectors, which is 0 on average and about D^-1/2 in size.
     """
     user_key, item_key = jax.random.split(jax.random.key(seed))
     return (
         jax.random.normal(user_key, (n_users, width)),
-        jax.random.normal(item_key, (n_items, width)),
+        unit_rows(jax.random.normal(item_key, (n_items, width))),
     )

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.recommend.recommender import Recommender
 
 COLUMNS = ("user", "rank", "item", "score")
+Filter = Literal["train", "train_validation", "all"]
 LISTS, EMBEDDINGS = (".csv", ".parquet"), (".npz", ".parquet")
 
 
@@ -24,21 +25,35 @@ def check_suffix(file: Path, suffixes: tuple[str, ...]) -> None:
         _polars()
 
 
-def export_lists(recommender: Recommender, file: Path, k: int = 20, users: int = 4096) -> int:
-    """Writes the k best items of every user, without their training items; returns the rows.
+def export_lists(
+    recommender: Recommender,
+    file: Path,
+    k: int = 20,
+    users: int = 4096,
+    leave_out: Filter = "train",
+) -> int:
+    """Writes the k best items of every user, without those that they have; returns the rows.
 
     file: CSV or Parquet with columns user, rank (from 1), item, score, written `users` at a time.
+    leave_out: the interactions whose items a user's list may not hold; "all" are those of every
+    split, and of the run's cold items.
     Raises DatasetError for another kind of file, or for Parquet without polars.
     """
     check_suffix(file, LISTS)
     ids = recommender.dataset.user_ids
-    blocks = (_block(recommender, ids[i : i + users], k) for i in range(0, len(ids), users))
+    blocks = (
+        _block(recommender, ids[i : i + users], k, leave_out) for i in range(0, len(ids), users)
+    )
     return _write_csv(file, blocks) if file.suffix == ".csv" else _write_parquet(file, blocks)
 
 
-def _block(recommender: Recommender, users: np.ndarray, k: int) -> dict[str, np.ndarray]:
+def _block(
+    recommender: Recommender, users: np.ndarray, k: int, leave_out: Filter
+) -> dict[str, np.ndarray]:
     """The columns of some users' lists, without padding."""
-    items, scores = recommender.recommend(users, k)
+    items, scores = recommender.recommend(
+        users, k, filter_validation=leave_out != "train", filter_all=leave_out == "all"
+    )
     kept = np.isfinite(scores)
     columns = (
         np.broadcast_to(users[:, None], items.shape),

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.parallel import in_float32
+from mmssl_jax.precision import Precision
 from mmssl_jax.ranking.topk import top_k_unseen
 
 # A left-out entry's score is about -_FAR, and no other is below -_FAR / 2. Infinity would do as
@@ -22,12 +24,6 @@ class Pairs(NamedTuple):
 
     start: Int[np.ndarray, " Q_plus_1"]
     entries: Int[np.ndarray, " E"]
-
-
-def pairs_of(lists: list[np.ndarray]) -> Pairs:
-    """One list of entries per query."""
-    start = np.concatenate([[0], np.cumsum([len(entries) for entries in lists])]).astype(np.int64)
-    return Pairs(start, np.concatenate([np.zeros(0, np.int32), *lists]).astype(np.int32))
 
 
 def select(pairs: Pairs, queries: Int[np.ndarray, " n"]) -> list[np.ndarray]:
@@ -63,13 +59,24 @@ def without(
     return jnp.concatenate([vectors, channel[:, None]], axis=1)
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jax.jit, static_argnums=(4, 5))
 @in_float32
 def _rank_block(
-    queries: Array, catalogue: Array, left_out: Array, seen: BatchEdges, k: int
+    queries: Array,
+    catalogue: Array,
+    left_out: Array,
+    seen: BatchEdges,
+    k: int,
+    precision: Precision,
 ) -> tuple[Array, Array]:
     scores, entries = top_k_unseen(
-        without(queries, None), without(catalogue, left_out), seen.row, seen.item, seen.mask, k
+        without(queries, None),
+        without(catalogue, left_out),
+        seen.row,
+        seen.item,
+        seen.mask,
+        k,
+        precision=precision,
     )
     return jnp.where(scores > -_FAR / 2, scores, -jnp.inf), entries
 
@@ -82,6 +89,7 @@ def rank(
     k: int,
     block: int,
     least_pairs: int = 256,
+    precision: Precision = "float32",
 ) -> tuple[Float[np.ndarray, "n K"], Int[np.ndarray, "n K"]]:
     """Scores and entries of each query's k best of the catalogue by inner product, best first.
 
@@ -93,7 +101,11 @@ def rank(
       block: queries ranked at once; a block takes 4 * block * N bytes.
       least_pairs: room for the seen pairs of a block; a block with more of them compiles again,
         once per doubling.
+      precision: of the scores' operands.
+    Raises DatasetError unless k is 1 or more.
     """
+    if k < 1:
+        raise DatasetError(f"k is {k}, expected a list length of 1 or more")
     n, length = len(seen), min(k, len(catalogue))
     scores, entries = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
     mask = jnp.asarray(left_out)
@@ -102,7 +114,7 @@ def rank(
         part = queries[rows]
         part = jnp.pad(part, ((0, block - part.shape[0]), (0, 0)))
         pairs = pad_pairs(seen[rows], block, least_pairs)
-        best, items = jax.device_get(_rank_block(part, catalogue, mask, pairs, length))
+        best, items = jax.device_get(_rank_block(part, catalogue, mask, pairs, length, precision))
         scores[rows, :length] = best[: rows.stop - first]
         entries[rows, :length] = items[: rows.stop - first]
     return scores, np.where(np.isfinite(scores), entries, -1)

@@ -1,8 +1,7 @@
 """Recommendations of a trained run, in the raw ids of its dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +12,30 @@ from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.graph.rows import most_batch_edges
 from mmssl_jax.model.norms import unit_rows
 from mmssl_jax.parallel import in_float32
-from mmssl_jax.recommend.ids import index_of_ids, positions, raw_ids
+from mmssl_jax.recommend.catalogue import Catalogue, NewItems, extended
+from mmssl_jax.recommend.features import Features, checked_features, features_of, has_any
+from mmssl_jax.recommend.ids import Ids, index_of_ids, positions, raw_ids
 from mmssl_jax.recommend.new_items import new_item_vectors
 from mmssl_jax.recommend.new_users import new_user_vectors
-from mmssl_jax.recommend.rank import Pairs, pad_pairs, pairs_of, rank, select
+from mmssl_jax.recommend.rank import Pairs, pad_pairs, rank, select
 from mmssl_jax.recommend.trained import encode, trained_model
 from mmssl_jax.training.problem import Problem
 from mmssl_jax.training.restore import restore_run
 from mmssl_jax.training.state import TrainState
 
-Ids = Sequence[Any] | np.ndarray
 Ranking = tuple[np.ndarray, np.ndarray]
 
 
 class Recommender:
     """Ranks items and users for known and new ones; every id is a raw id.
 
+    Ids are given as any iterable but a string: a list, an array, a Series, a set.
     Lists are arrays `(ids, scores)`, both [n, k], best first. Where fewer than k candidates are
     left, the end of a list is padded with score -inf and id -1 ("" where ids are strings).
-    Scores are inner products, or cosines where the method says so. Queries are ranked `block` at a
-    time: shorter requests are padded, so that a method compiles once for a k, and once more for
-    each doubling of the items that a block has seen, beyond what the training data need.
+    Scores are inner products, or cosines where the method says so, at the run's own `precision`,
+    as evaluation forms them. Queries are ranked `block` at a time: shorter requests are padded, so
+    that a method compiles once for a k (and a number of new items), and once more for each doubling
+    of the items that a block has seen, beyond what the dataset's interactions need.
     Unknown ids raise DatasetError.
     """
 
@@ -44,12 +46,15 @@ class Recommender:
         self.user_vectors = self.trained.embeddings.user
         self.item_vectors = self.trained.embeddings.item
         self._user_index = index_of_ids(dataset.user_ids)
-        self._item_index = index_of_ids(dataset.item_ids)
-        self._train = _items_by_user(dataset.train, dataset.n_users)
-        self._validation = _items_by_user(dataset.validation, dataset.n_users)
-        both = np.diff(self._train.start) + np.diff(self._validation.start)
+        self._items = Catalogue(dataset.item_ids, index_of_ids(dataset.item_ids), self.item_vectors)
+        everything = [*dataset.splits.values(), problem.cold.interactions]
+        self._train, self._validation, self._all = (
+            _items_by_user(edges, dataset.n_users)
+            for edges in (dataset.train, dataset.validation, np.concatenate(everything))
+        )
+        degree = np.diff(self._all.start)
         self._least_pairs = most_batch_edges(
-            both, min(block, int(np.count_nonzero(both))), 1, False
+            degree, min(block, int(np.count_nonzero(degree))), 1, False
         )
         self._of_new_users = jax.jit(
             in_float32(lambda trained, rows, like: new_user_vectors(trained, rows, like, config, k))
@@ -88,72 +93,100 @@ class Recommender:
         items: Ids | None = None,
         exclude: Ids | None = None,
         filter_validation: bool = False,
+        filter_all: bool = False,
+        cold: NewItems | None = None,
     ) -> Ranking:
         """The k best items of each user.
 
         Args:
           filter_seen: leaves out the user's training items.
-          items: the candidates; None for all items.
+          items: the candidates; None for all items, those of `cold` included.
           exclude: items that are no candidates.
           filter_validation: leaves out the user's validation items as well.
+          filter_all: leaves out all items that the user is known to have: those of training,
+            validation and test, and those that `data.cold_items` held out of them.
+          cold: items to be ranked with the others by their features alone.
         """
         rows = positions(users, self._user_index, "user")
         nothing = [np.zeros(0, np.int32)] * len(rows)
-        train = select(self._train, rows) if filter_seen else nothing
-        validation = select(self._validation, rows) if filter_validation else nothing
-        seen = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
-        return self._rank_items(self.user_vectors[rows], self.item_vectors, seen, k, items, exclude)
+        if filter_all:
+            seen = select(self._all, rows)
+        else:
+            train = select(self._train, rows) if filter_seen else nothing
+            validation = select(self._validation, rows) if filter_validation else nothing
+            seen = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
+        catalogue = self._with(cold)
+        return self._rank_items(self.user_vectors[rows], catalogue, seen, k, items, exclude)
 
-    def similar_items(self, items: Ids, k: int = 20) -> Ranking:
-        """The k items of the largest cosine of final embeddings, the item itself left out."""
-        rows = positions(items, self._item_index, "item")
-        vectors = unit_rows(self.item_vectors)
-        return self._rank_items(vectors[rows], vectors, list(rows[:, None]), k)
+    def similar_items(
+        self, queries: Ids, k: int = 20, items: Ids | None = None, exclude: Ids | None = None
+    ) -> Ranking:
+        """The k items of the largest cosine of final embeddings, the item itself left out.
+
+        Args:
+          queries: the items asked about.
+          items, exclude: as for `recommend`.
+        """
+        rows = positions(queries, self._items.position_of, "item")
+        catalogue = self._items._replace(vectors=unit_rows(self.item_vectors))
+        own = list(rows[:, None])
+        return self._rank_items(catalogue.vectors[rows], catalogue, own, k, items, exclude)
 
     def recommend_for_items(
         self,
-        item_lists: Sequence[Ids],
+        item_lists: Iterable[Ids],
         k: int = 20,
         filter_seen: bool = True,
         items: Ids | None = None,
         exclude: Ids | None = None,
+        cold: NewItems | None = None,
     ) -> Ranking:
         """The k best items of users who are known by a list of items alone.
 
         Their vectors are those of `user_vectors_from_items`. filter_seen: leaves out their items.
+        items, exclude, cold: as for `recommend`.
         """
         lists = self._positions_of_lists(item_lists)
         seen = lists if filter_seen else [np.zeros(0, np.int32)] * len(lists)
-        return self._rank_items(
-            self._vectors_of_lists(lists), self.item_vectors, seen, k, items, exclude
-        )
+        catalogue = self._with(cold)
+        return self._rank_items(self._vectors_of_lists(lists), catalogue, seen, k, items, exclude)
 
-    def user_vectors_from_items(self, item_lists: Sequence[Ids]) -> np.ndarray:
+    def user_vectors_from_items(self, item_lists: Iterable[Ids]) -> np.ndarray:
         """float32 [n, D]: vectors of users known by a list of items; see `recommend.new_users`.
 
         An item counts once in a list. Raises DatasetError for an empty list.
         """
         return np.asarray(self._vectors_of_lists(self._positions_of_lists(item_lists)))
 
-    def item_vectors_from_features(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    def item_vectors_from_features(self, features: Features) -> np.ndarray:
         """float32 [n, D]: vectors of items known by raw features alone; see `recommend.new_items`.
 
-        features: {modality: [n, F]}, every modality of the run, row i being item i.
-        Raises DatasetError for other modalities, shapes, or numbers that are not finite.
+        features: {modality: [n, F]}, row i being item i. A modality that no item has is left out;
+        a row of NaN says that this item lacks it. Raises DatasetError for other modalities or
+        shapes, numbers that are not finite, and an item without any modality.
         """
-        raw = self._check_features(features)
+        widths = {m: x.shape[1] for m, x in self.dataset.features.items()}
+        raw, present = checked_features(features, widths)
         n = len(next(iter(raw.values())))
         vectors = np.zeros((n, self.item_vectors.shape[1]), np.float32)
         for first in range(0, n, self.block):
-            part = {m: x[first : first + self.block] for m, x in raw.items()}
-            size = len(next(iter(part.values())))
-            rows = ((0, self.block - size), (0, 0))
-            padded = {m: jnp.asarray(np.pad(x, rows)) for m, x in part.items()}
-            encoded = encode(self.trained.generator, padded, self.problem.config)
-            vectors[first : first + size] = self._of_new_items(self.trained, encoded)[:size]
+            rows, has = (_block_of(each, first, self.block) for each in (raw, present))
+            encoded = encode(self.trained.generator, rows, self.problem.config, has)
+            last = min(first + self.block, n)
+            vectors[first:last] = self._of_new_items(self.trained, encoded)[: last - first]
         return vectors
 
-    def recommend_cold(self, features: Mapping[str, np.ndarray], k: int = 20) -> Ranking:
+    def untrained_items(self) -> NewItems:
+        """The dataset's items without a training interaction, with the features that they have.
+
+        No positive of their own has trained their ID embeddings; `recommend(users, cold=...)` ranks
+        them by their features instead. Those without any modality are not among them.
+        """
+        degree = np.bincount(self.dataset.train[:, 1], minlength=self.dataset.n_items)
+        items = np.flatnonzero((degree == 0) & has_any(self.dataset))
+        return NewItems(self.dataset.item_ids[items], features_of(self.dataset, items))
+
+    def recommend_cold(self, features: Features, k: int = 20) -> Ranking:
         """The k users for whom items known by their features alone score highest.
 
         features: as for `item_vectors_from_features`.
@@ -161,37 +194,65 @@ class Recommender:
         vectors = jnp.asarray(self.item_vectors_from_features(features))
         nobody = np.zeros(self.dataset.n_users, bool)
         nothing = [np.zeros(0, np.int32)] * len(vectors)
-        scores, rows = rank(vectors, self.user_vectors, nobody, nothing, k, self.block)
+        precision = self.problem.config.precision
+        scores, rows = rank(
+            vectors, self.user_vectors, nobody, nothing, k, self.block, precision=precision
+        )
         return raw_ids(rows, self.dataset.user_ids), scores
 
-    def similar_to_cold(self, features: Mapping[str, np.ndarray], k: int = 20) -> Ranking:
-        """The k items of the dataset with the largest cosine to items known by features alone."""
+    def similar_to_cold(
+        self,
+        features: Features,
+        k: int = 20,
+        items: Ids | None = None,
+        exclude: Ids | None = None,
+    ) -> Ranking:
+        """The k items of the dataset with the largest cosine to items known by features alone.
+
+        features: as for `item_vectors_from_features`. items, exclude: as for `recommend`.
+        """
         vectors = jnp.asarray(self.item_vectors_from_features(features))
         nothing = [np.zeros(0, np.int32)] * len(vectors)
-        return self._rank_items(unit_rows(vectors), unit_rows(self.item_vectors), nothing, k)
+        catalogue = self._items._replace(vectors=unit_rows(self.item_vectors))
+        return self._rank_items(unit_rows(vectors), catalogue, nothing, k, items, exclude)
+
+    def _with(self, cold: NewItems | None) -> Catalogue:
+        if cold is None:
+            return self._items
+        vectors = self.item_vectors_from_features(cold.features)
+        return extended(self._items, cold.ids, vectors)
 
     def _rank_items(
         self,
         queries: jax.Array,
-        catalogue: jax.Array,
+        catalogue: Catalogue,
         seen: list[np.ndarray],
         k: int,
         items: Ids | None = None,
         exclude: Ids | None = None,
     ) -> Ranking:
-        if k < 1:
-            raise DatasetError(f"k is {k}, expected a list length of 1 or more")
-        left_out = np.zeros(self.dataset.n_items, bool)
+        left_out = np.zeros(len(catalogue.ids), bool)
         if items is not None:
             left_out[:] = True
-            left_out[positions(items, self._item_index, "item")] = False
+            left_out[positions(items, catalogue.position_of, "item")] = False
         if exclude is not None:
-            left_out[positions(exclude, self._item_index, "item")] = True
-        scores, rows = rank(queries, catalogue, left_out, seen, k, self.block, self._least_pairs)
-        return raw_ids(rows, self.dataset.item_ids), scores
+            left_out[positions(exclude, catalogue.position_of, "item")] = True
+        scores, rows = rank(
+            queries,
+            catalogue.vectors,
+            left_out,
+            seen,
+            k,
+            self.block,
+            self._least_pairs,
+            self.problem.config.precision,
+        )
+        return raw_ids(rows, catalogue.ids), scores
 
-    def _positions_of_lists(self, item_lists: Sequence[Ids]) -> list[np.ndarray]:
-        lists = [np.unique(positions(items, self._item_index, "item")) for items in item_lists]
+    def _positions_of_lists(self, item_lists: Iterable[Ids]) -> list[np.ndarray]:
+        lists = [
+            np.unique(positions(items, self._items.position_of, "item")) for items in item_lists
+        ]
         empty = [place for place, items in enumerate(lists) if not len(items)]
         if empty:
             raise DatasetError(
@@ -208,23 +269,17 @@ class Recommender:
             vectors.append(self._of_new_users(self.trained, rows, like)[: len(part)])
         return jnp.concatenate(vectors) if vectors else self.user_vectors[:0]
 
-    def _check_features(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        expected = {m: raw.shape[1] for m, raw in self.dataset.features.items()}
-        raw = {m: np.asarray(features[m], np.float32) for m in expected if m in features}
-        found = {m: np.shape(x) for m, x in features.items()}
-        fits = found.keys() == expected.keys() and all(
-            raw[m].ndim == 2 and raw[m].shape[1] == width for m, width in expected.items()
-        )
-        if not fits or len({len(x) for x in raw.values()}) != 1:
-            shapes = ", ".join(f"{m}: [n, {width}]" for m, width in expected.items())
-            raise DatasetError(f"features have shapes {found}, expected {{{shapes}}} with one n")
-        for m, x in raw.items():
-            if not np.isfinite(x).all():
-                row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
-                raise DatasetError(f"features of {m}: row {row} is not finite")
-        return raw
+
+def _block_of(by_modality: dict[str, np.ndarray], first: int, size: int) -> dict[str, jax.Array]:
+    """Rows from `first` on of each modality, and zeros up to `size` of them."""
+    parts = {m: x[first : first + size] for m, x in by_modality.items()}
+    return {
+        m: jnp.asarray(np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)))
+        for m, x in parts.items()
+    }
 
 
 def _items_by_user(edges: np.ndarray, n_users: int) -> Pairs:
-    """The items of each user, from int32 [E, 2] sorted by user."""
-    return pairs_of(np.split(edges[:, 1], np.searchsorted(edges[:, 0], np.arange(1, n_users))))
+    """The items of each user, from int32 [E, 2] (user, item)."""
+    edges = edges[np.argsort(edges[:, 0], kind="stable")]
+    return Pairs(np.searchsorted(edges[:, 0], np.arange(n_users + 1)), edges[:, 1])

@@ -1,11 +1,13 @@
 """What a trained model knows, in the parts that vectors of new users and items are made from."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mmssl_jax.config import Config, ModelConfig
 from mmssl_jax.graph.bipartite import Normalization
@@ -18,17 +20,22 @@ from mmssl_jax.training.problem import Problem
 from mmssl_jax.training.state import Inputs, TrainState
 from mmssl_jax.training.step import forward
 
+# Of modalities that no item lacks.
+EVERYONE: Mapping[str, Array] = MappingProxyType({})
+
 
 class Trained(NamedTuple):
     """A model in evaluation mode: its parameters and embeddings, and the training degrees.
 
-    Dicts are keyed by modality. `encoded` are the items' features x_m before propagation.
+    Dicts are keyed by modality. `encoded` are the items' features x_m before propagation, 0 for
+    items that lack m; `present` says who has m, for the modalities that some items lack.
     `item_layers` and `user_layers` are what users and items gather in each round of the light GCN.
     """
 
     generator: dict
     embeddings: Embeddings
     encoded: dict[str, Float[Array, "I D"]]
+    present: dict[str, Bool[Array, " I"]]
     item_layers: Float[Array, "L I D"]
     user_layers: Float[Array, "L U D"]
     item_degree: Float[Array, " I"]
@@ -62,10 +69,12 @@ def trained_model(problem: Problem, state: TrainState) -> Trained:
         np.bincount(ids, minlength=size).astype(np.float32)
         for ids, size in zip(train, (sizes.n_users, sizes.n_items), strict=True)
     )
+    present = {m: partial.present for m, partial in inputs.observed.partial.items()}
     return Trained(
         generator=generator,
         embeddings=embeddings,
-        encoded=encode(generator, inputs.features, config),
+        encoded=encode(generator, inputs.features, config, present),
+        present=present,
         item_layers=item_layers,
         user_layers=user_layers,
         item_degree=replicate(item_degree, only),
@@ -74,15 +83,21 @@ def trained_model(problem: Problem, state: TrainState) -> Trained:
 
 
 def encode(
-    generator: dict, features: dict[str, Float[Array, "N _F"]], config: Config
+    generator: dict,
+    features: dict[str, Float[Array, "N _F"]],
+    config: Config,
+    present: Mapping[str, Bool[Array, " N"]] = EVERYONE,
 ) -> dict[str, Float[Array, "N D"]]:
-    """x_m = raw_m W_m + b_m of any items, without dropout."""
+    """x_m = raw_m W_m + b_m of any items, without dropout; 0, without the bias, where an item lacks
+    m. present: who has m, for modalities that some lack."""
     encoder = FeatureEncoder(config.model.dim, config.model.dropout)
     with jax.default_matmul_precision("float32"):
         encoded: dict[str, Float[Array, "N D"]] = encoder.apply(  # type: ignore[assignment]
             {"params": generator["encoder"]}, features, True
         )
-    return encoded
+    return {
+        m: jnp.where(present[m][:, None], x, 0.0) if m in present else x for m, x in encoded.items()
+    }
 
 
 def first_layer(

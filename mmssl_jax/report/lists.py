@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mmssl_jax.parallel import in_float32
+from mmssl_jax.precision import Precision
 from mmssl_jax.ranking.evaluate import UserBlocks, user_blocks
 from mmssl_jax.ranking.metrics import relevance_of
 from mmssl_jax.ranking.topk import top_k_unseen
@@ -34,11 +35,13 @@ def rank_lists(
     held_out: Int[np.ndarray, "n 2"],
     k: int,
     block_users: int,
+    precision: Precision = "float32",
 ) -> Lists:
     """Ranks all items but the seen ones for every user of `held_out`, by inner product.
 
     vectors: of users and items. seen, held_out: (user, item) pairs, held_out without repetition.
     k: length of the lists, at most I. At most block_users users are scored at once.
+    precision: of the scores' operands.
     """
 
     def one_block(
@@ -51,6 +54,7 @@ def rank_lists(
             block.seen_items,
             block.seen_mask,
             k,
+            precision=precision,
         )
         hits = relevance_of(
             scores, items, block.held_out_rows, block.held_out_items, block.held_out_mask

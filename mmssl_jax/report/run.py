@@ -134,7 +134,7 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
         RANDOM: random_vectors(config.train.seed, *size),
     }
     lists = {
-        name: rank_lists(vectors, seen, held_out, length, config.eval.block_users)
+        name: rank_lists(vectors, seen, held_out, length, config.eval.block_users, config.precision)
         for name, vectors in rankings.items()
     }
     item_degrees = np.bincount(dataset.train[:, 1], minlength=dataset.n_items)

@@ -227,7 +227,8 @@ def evaluate_baselines(problem: Problem, programs: Programs) -> dict[str, dict[s
     evaluate, dim = programs.evaluators["test"], problem.config.model.dim
     results = {}
     for name, vectors in baselines.items():
-        # Zero channels change no score, and vectors of the model's width need no new compilation.
+        # Zero channels change no score, and vectors of the model's width need no new compilation;
+        # the random ones are wider than a narrow model's.
         widths = [(0, 0), (0, max(0, dim - vectors[0].shape[1]))]
         results[name] = evaluate(*(jnp.pad(side, widths) for side in vectors))
     return results
