@@ -104,7 +104,7 @@ def test_stopped_after_an_epoch(alone, tmp_path, preset, first):
     assert outcome(tmp_path / "run") == alone(preset)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["paper", pytest.param("released", marks=pytest.mark.slow)])
 def test_stopped_by_max_steps(alone, tmp_path, preset):
     train(config_of(preset, max_steps=2 * STEPS), tmp_path / "run")
     assert len(read_records(tmp_path / "run" / "metrics.jsonl")) == 2

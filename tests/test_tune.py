@@ -194,6 +194,7 @@ def test_suggestions_come_back_as_settings():
     assert all(1e-4 <= s["optim.lr"] <= 1.0 for s in seen)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_reads_the_test_split_last(base, tmp_path, capsys, monkeypatch):
     evaluated, prepare = [], problem.split_evaluator
 

@@ -386,7 +386,7 @@ def test_row_13_the_learning_rate_decays():
     np.testing.assert_allclose(ratios, [1, 0.96, 0.96**2], rtol=1e-4)
 
 
-@pytest.mark.parametrize("n_modalities", [1, 4])
+@pytest.mark.parametrize("n_modalities", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_row_15_any_number_of_modalities_trains(n_modalities):
     # Without dropout the step compiles much faster.
     config = tiny_config(
