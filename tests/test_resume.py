@@ -18,7 +18,6 @@ from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
 from tests.tiny import (
     CHANGES,
-    PRESETS,
     STEPS,
     flags,
     share_programs,
