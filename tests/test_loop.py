@@ -120,6 +120,16 @@ def test_a_directory_in_use_is_refused(finished):
     assert (run / "metrics.jsonl").read_text() == before
 
 
+def test_a_start_that_was_killed_before_its_settings_starts_again(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("environment.json", "dataset.json.part"):
+        (run / name).write_text("{")
+    fit(tiny_config("paper", {"train.epochs": 1}), run, dataset=tiny_dataset(), quiet=True)
+    assert (run / "result.json").is_file()
+    assert json.loads((run / "environment.json").read_text())
+
+
 def test_resuming_nothing_is_refused(tmp_path):
     with pytest.raises(RunError, match="there is no run to resume"):
         fit(tiny_config(), tmp_path / "run", resume=True, dataset=tiny_dataset(), quiet=True)

@@ -13,7 +13,7 @@ from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
 from mmssl_jax.study.variants import StudyName, Variant, configure, study_variants
 from mmssl_jax.training.epochs import RunError
-from mmssl_jax.training.loop import dataset_record, fit
+from mmssl_jax.training.loop import dataset_differences, dataset_record, fit
 from mmssl_jax.training.problem import load_dataset
 
 
@@ -63,11 +63,8 @@ def check_same_dataset(dataset: Dataset, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
         return
-    saved = json.loads(path.read_text())
-    if saved["fingerprint"] != now["fingerprint"]:
-        differences = [
-            f"{k}: {saved.get(k)} there, {v} now" for k, v in now.items() if saved.get(k) != v
-        ]
+    differences = dataset_differences(path, now, "in the study")
+    if differences:
         raise RunError(
             f"{out} holds a study of another dataset\n  "
             + "\n  ".join(differences)

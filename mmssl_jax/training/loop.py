@@ -46,7 +46,7 @@ from mmssl_jax.training.problem import (
 )
 from mmssl_jax.training.state import TrainState
 
-# What a run writes before its settings, with which it begins to exist.
+# What a run writes up to its settings, with which it begins to exist, whole or in part.
 STARTED = ("environment.json", "dataset.json")
 
 
@@ -127,7 +127,9 @@ def start_run(problem: Problem, run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file: name a directory with --run")
     # Without settings nothing was trained: a start that was killed may start again.
-    if run.exists() and any(path.name not in STARTED for path in run.iterdir()):
+    if run.exists() and any(
+        path.name.removesuffix(".part") not in STARTED for path in run.iterdir()
+    ):
         raise RunError(
             f"{run} is not empty: add --resume (in Python, resume=True) to continue the run in it, "
             "or name another --run"
@@ -151,20 +153,25 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def dataset_differences(saved: Path, now: dict[str, Any], where: str) -> list[str]:
+    """One line per entry of the dataset's record that is not as the file has it, which is `where`."""
+    before = json.loads(saved.read_text())
+    return [
+        f"dataset {key}: {before.get(key)} {where}, {value} now"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+
+
 def check_same_run(problem: Problem, run: Path) -> None:
     """Raises RunError, with the differences, unless `run` holds this very run."""
     for name in ("config.yaml", "dataset.json"):
         if not (run / name).is_file():
             raise RunError(f"{run / name} is missing: there is no run to resume in {run}")
     differences = config_diff(read_config(run / "config.yaml"), problem.config)
-    saved = json.loads((run / "dataset.json").read_text())
-    now = dataset_record(problem.dataset)
-    if saved["fingerprint"] != now["fingerprint"]:
-        differences += [
-            f"dataset {key}: {saved.get(key)} in the run, {value} now"
-            for key, value in now.items()
-            if saved.get(key) != value
-        ]
+    differences += dataset_differences(
+        run / "dataset.json", dataset_record(problem.dataset), "in the run"
+    )
     if differences:
         raise RunError(
             f"cannot resume {run}: it was started with other settings or data\n  "

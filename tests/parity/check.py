@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from mmssl_jax.data.dataset import DatasetError
-from tests.parity.golden import GoldenError, read_golden
+from tests.parity.golden import Golden, GoldenError, read_golden
 from tests.parity.quantities import Error, all_errors, left_out
 
 
@@ -20,6 +20,15 @@ def report(errors: list[Error]) -> str:
     return "\n".join([*lines, f"worst relative error {worst.error:.2e} ({worst.quantity})"])
 
 
+def not_covered(golden: Golden) -> list[str]:
+    """What this golden run cannot show."""
+    steps, refresh = golden.constants["steps"], golden.constants["T"]
+    parts = [f"loss {name}, whose weight is 0" for name in left_out(golden)]
+    if steps <= refresh + 1:
+        parts.append(f"a rebuilt graph, which step {refresh + 1} would use: there are {steps}")
+    return parts
+
+
 def main(arguments: list[str]) -> int:
     """Checks the directory named by the only argument; 0 when every tolerance is kept."""
     if len(arguments) != 1 or not (Path(arguments[0]) / "golden.npz").is_file():
@@ -31,11 +40,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}")
         return 1
     errors = all_errors(golden)
-    steps, refresh = golden.constants["steps"], golden.constants["T"]
-    if steps <= refresh + 1:
-        print(f"not covered: a rebuilt graph, first used by step {refresh + 1} of {steps}")
-    for name in left_out(golden):
-        print(f"not covered: loss {name}, whose weight is 0")
+    for what in not_covered(golden):
+        print(f"not covered: {what}")
     print(report(errors))
     return int(any(not error.error <= error.tolerance for error in errors))
 

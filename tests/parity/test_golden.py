@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.parity.check import main
+from mmssl_jax.config import override
+from tests.parity.check import main, not_covered
 from tests.parity.golden import Golden, GoldenError, golden_draws, read_golden
 from tests.parity.quantities import (
     Error,
@@ -95,6 +96,16 @@ def test_rows_are_put_into_our_order(golden: Golden, renamed: Path) -> None:
     )
     alpha, swapped = (golden_draws(g, 0).game.alpha for g in (golden, other))
     np.testing.assert_array_equal(alpha, swapped[:, ::-1])
+
+
+def test_what_a_golden_run_cannot_show_is_said(golden: Golden) -> None:
+    assert not_covered(golden) == []
+    short = golden._replace(constants={**golden.constants, "steps": golden.constants["T"] + 1})
+    assert "a rebuilt graph, which step 4 would use: there are 4" in not_covered(short)
+    without = override(golden.config, {"loss.contrastive": 0.0, "game.weight": 0.0})
+    found = not_covered(golden._replace(config=without))
+    assert "loss contrastive_text, whose weight is 0" in found
+    assert "loss gradient_penalty, whose weight is 0" in found
 
 
 def test_a_missing_array_is_named(renamed: Path, capsys: pytest.CaptureFixture[str]) -> None:
