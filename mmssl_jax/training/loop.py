@@ -154,7 +154,7 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
 
 
 def dataset_differences(saved: Path, now: dict[str, Any], where: str) -> list[str]:
-    """One line per entry of the dataset's record that is not as the file has it, which is `where`."""
+    """One line per entry of the dataset's record that is not as the file, which is `where`, has it."""
     before = json.loads(saved.read_text())
     return [
         f"dataset {key}: {before.get(key)} {where}, {value} now"
