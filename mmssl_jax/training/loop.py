@@ -154,7 +154,7 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
 
 
 def dataset_differences(saved: Path, now: dict[str, Any], where: str) -> list[str]:
-    """One line per entry of the dataset's record that is not as the file, which is `where`, has it."""
+    """One line per entry of a dataset's record that differs from the file, which is `where`."""
     before = json.loads(saved.read_text())
     return [
         f"dataset {key}: {before.get(key)} {where}, {value} now"
