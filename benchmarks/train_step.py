@@ -39,6 +39,7 @@ SCOPES = (
     "contrastive",
     "generated_rows",
     "real_rows",
+    "edge_products",
     "gradient_penalty",
     "adversarial",
     "critic_step",

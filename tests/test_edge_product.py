@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.model import edge_product as module
-from mmssl_jax.model.edge_product import edge_product
+from mmssl_jax.model.edge_product import SplitProjection, edge_products, join
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -20,8 +20,8 @@ USERS = np.random.default_rng(0).permutation(N_USERS)
 
 
 def dense_rows(weights, edges):
-    rows = jnp.zeros((N_USERS, N_ITEMS), weights.dtype)
-    return rows.at[edges.row, edges.item].add(jnp.where(edges.mask, weights, 0.0))
+    rows = jnp.zeros((N_USERS, N_ITEMS, weights.shape[1]), weights.dtype)
+    return rows.at[edges.row, edges.item].add(jnp.where(edges.mask[:, None], weights, 0.0))
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
@@ -31,15 +31,15 @@ def test_product_and_gradients_are_those_of_dense_rows(chunk, name, monkeypatch)
     rng = np.random.default_rng(1)
     with precision(name) as dtype:
         edges = edges_of_batch(MATRIX, USERS)
-        weights = jnp.asarray(rng.normal(size=len(edges.row)), dtype)
+        weights = jnp.asarray(rng.normal(size=(len(edges.row), 3)), dtype)
         kernel = jnp.asarray(rng.normal(size=(N_ITEMS, 5)), dtype)
-        pull = jnp.asarray(rng.normal(size=(N_USERS, 5)), dtype)
+        pull = jnp.asarray(rng.normal(size=(N_USERS, 3, 5)), dtype)
 
         def structured(weights, kernel):
-            return edge_product(weights, edges, kernel, N_USERS)
+            return edge_products(weights, edges, kernel, N_USERS)
 
         def dense(weights, kernel):
-            return dense_rows(weights, edges) @ kernel
+            return jnp.einsum("bir,ih->brh", dense_rows(weights, edges), kernel)
 
         product, transpose = jax.vjp(structured, weights, kernel)
         expected, expected_transpose = jax.vjp(dense, weights, kernel)
@@ -51,11 +51,11 @@ def test_product_and_gradients_are_those_of_dense_rows(chunk, name, monkeypatch)
 
 def test_weights_of_padding_are_never_read():
     edges = edges_of_batch(MATRIX, USERS, padding=7)
-    weights = jnp.where(edges.mask, 1.0, jnp.nan)
+    weights = jnp.where(edges.mask, 1.0, jnp.nan)[:, None]
 
-    product = edge_product(weights, edges, jnp.eye(N_ITEMS), N_USERS)
+    product = edge_products(weights, edges, jnp.eye(N_ITEMS), N_USERS)
 
-    np.testing.assert_array_equal(product, MATRIX[USERS])
+    np.testing.assert_array_equal(product[:, 0], MATRIX[USERS])
 
 
 def test_no_edges_give_zeros():
@@ -63,8 +63,24 @@ def test_no_edges_give_zeros():
     kernel = jnp.ones((N_ITEMS, 3))
 
     product, gradient = jax.value_and_grad(
-        lambda kernel: jnp.sum(edge_product(jnp.ones(5), edges, kernel, 2))
+        lambda kernel: jnp.sum(edge_products(jnp.ones((5, 1)), edges, kernel, 2))
     )(kernel)
 
     assert float(product) == 0
     np.testing.assert_array_equal(gradient, np.zeros((N_ITEMS, 3)))
+
+
+def test_joined_projections_stand_one_after_another():
+    edges = edges_of_batch(MATRIX, USERS)
+    kernel = jnp.asarray(np.random.default_rng(2).normal(size=(N_ITEMS, 4)))
+    rest = jnp.asarray(np.random.default_rng(3).normal(size=(3, N_USERS, 4)))
+    present = edges.mask.astype(kernel.dtype)
+    at_edges = [2 * present, None, -present]
+
+    joined = join(
+        [SplitProjection(*part) for part in zip(rest, at_edges, strict=True)], edges, kernel
+    )
+
+    sums = MATRIX[USERS] @ np.asarray(kernel)
+    expected = np.concatenate([rest[0] + 2 * sums, rest[1], rest[2] - sums])
+    np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import GameConfig, override
+from mmssl_jax.model.edge_product import join
 from mmssl_jax.model.real_rows import (
     dense_soft_rows,
     gumbel,
@@ -69,7 +70,7 @@ def test_generated_rows(mask_observed, name):
 
         def structured(users, items, kernel):
             rows = unit_scores(users, items, edges, mask_observed)
-            return project_unit_scores(rows, edges, kernel, mask_observed)
+            return join([project_unit_scores(rows, edges, kernel, mask_observed)], edges, kernel)
 
         def dense(users, items, kernel):
             rows = dense_generated_rows(users, items, MATRIX[EVERYBODY], mask_observed)
@@ -117,9 +118,10 @@ def project_both_ways(game, mask_observed, batch, dtype):
 
     def structured(users, items, kernel):
         scores = unit_scores(users, items, edges, mask_observed)
-        return project_real_rows(
+        rows = project_real_rows(
             scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game, mask_observed
         )
+        return join([rows], edges, kernel)
 
     def dense(users, items, kernel):
         drawn = np.asarray(uniform)[FIRST_ROW : FIRST_ROW + len(batch)]
@@ -170,7 +172,11 @@ def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game)
         for soft_rows in (sparse_soft_rows, dense_soft_rows)
     )
 
-    assert_close(sparse, dense, 1e-6)
+    assert_close(sparse[1:], dense[1:], 1e-6)
+    sparse_product, dense_product = (
+        join([rows.projection], edges, kernel) for rows in (sparse, dense)
+    )
+    assert_close(sparse_product, dense_product, 1e-6)
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
@@ -182,7 +188,8 @@ def test_observed_real_rows_are_the_unit_training_rows(name):
 
         def structured(users, items, kernel):
             scores = unit_scores(users, items, edges, False)
-            return project_real_rows(scores, edges, kernel, uniform, jnp.int32(0), game, False)
+            rows = project_real_rows(scores, edges, kernel, uniform, jnp.int32(0), game, False)
+            return join([rows], edges, kernel)
 
         def dense(users, items, kernel):
             return jnp.asarray(observed / np.sqrt(np.maximum(observed.sum(1), 1))[:, None]) @ kernel
@@ -220,9 +227,10 @@ def test_smooth_real_rows_are_the_dense_ones_where_the_noise_is_rounding(mask_ob
 
     def structured(users, items, kernel):
         scores = unit_scores(users, items, edges, mask_observed)
-        return project_real_rows(
+        rows = project_real_rows(
             scores, edges, kernel, uniform, jnp.int32(0), RELEASED_TIKTOK, mask_observed
         )
+        return join([rows], edges, kernel)
 
     def dense(users, items, kernel):
         rows = dense_real_rows(
@@ -238,11 +246,11 @@ def test_a_user_without_interactions_has_a_finite_sparse_row():
     # Such users are never drawn; the row is the model's own scores alone.
     users, items, kernel, uniform, edges = case(EVERYBODY, jnp.float32)
     scores = unit_scores(users, items, edges, False)
-    product = project_real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
+    real = project_real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
+    generated = project_unit_scores(scores, edges, kernel, False)
+    product, expected = jnp.split(join([real, generated], edges, kernel), 2)
     row = int(np.flatnonzero(EVERYBODY == 0)[0])
-    np.testing.assert_allclose(
-        product[row], project_unit_scores(scores, edges, kernel, False)[row], rtol=1e-5
-    )
+    np.testing.assert_allclose(product[row], expected[row], rtol=1e-5)
 
 
 def test_gumbel_has_its_formula_and_its_bounds():

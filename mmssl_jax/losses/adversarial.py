@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from mmssl_jax.config import Config
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.critic import Critic
+from mmssl_jax.model.edge_product import SplitProjection, join
 from mmssl_jax.model.mmssl import Embeddings
 from mmssl_jax.model.real_rows import project_real_rows
 from mmssl_jax.model.unit_scores import project_unit_scores, unit_scores
@@ -36,8 +37,8 @@ def generated_projections(
     kernel: Float[Array, "I H"],
     mask_observed: bool,
     precision: Precision = "float32",
-) -> Float[Array, "MB H"]:
-    """Generated rows times the kernel: one row per user and modality, modality by modality."""
+) -> list[SplitProjection]:
+    """Generated rows times the kernel, one row per user, for each modality."""
     projections = []
     with jax.named_scope("generated_rows"):
         for modality, of_users in embeddings.feature_user.items():
@@ -45,10 +46,10 @@ def generated_projections(
                 of_users[users], embeddings.feature_item[modality], edges, mask_observed
             )
             projections.append(project_unit_scores(rows, edges, kernel, mask_observed, precision))
-        return jnp.concatenate(projections)
+        return projections
 
 
-def real_projections(
+def real_projection(
     embeddings: Embeddings,
     users: Int[Array, " B"],
     edges: BatchEdges,
@@ -56,15 +57,14 @@ def real_projections(
     noise: Shaped[Array, "..."],
     first_row: Int[Array, ""],
     config: Config,
-) -> Float[Array, "MB H"]:
-    """Real rows times the kernel; a user's row stands once per modality."""
+) -> SplitProjection:
+    """Real rows times the kernel, one row per user: it is the same for all modalities."""
     mask_observed = config.structure.mask_observed
     with jax.named_scope("real_rows"):
         scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
-        projection = project_real_rows(
+        return project_real_rows(
             scores, edges, kernel, noise, first_row, config.game, mask_observed, config.precision
         )
-    return jnp.tile(projection, (len(embeddings.feature_user), 1))
 
 
 def score_rows(
@@ -164,10 +164,13 @@ def critic_projections(
     config: Config,
 ) -> tuple[Float[Array, "MB H"], Float[Array, "MB H"], Float[Array, "MB H"]]:
     """Generated rows, real rows, and rows between them, alpha real + (1 - alpha) generated, each
-    times the kernel."""
+    times the kernel; modality by modality, for each of which a user's real row stands once."""
     mask_observed, precision = config.structure.mask_observed, config.precision
-    fake = generated_projections(embeddings, users, edges, kernel, mask_observed, precision)
-    real = real_projections(embeddings, users, edges, kernel, draws.noise, first_row, config)
+    generated = generated_projections(embeddings, users, edges, kernel, mask_observed, precision)
+    softened = real_projection(embeddings, users, edges, kernel, draws.noise, first_row, config)
+    with jax.named_scope("edge_products"):
+        *fakes, real = jnp.split(join([*generated, softened], edges, kernel), len(generated) + 1)
+    fake, real = jnp.concatenate(fakes), jnp.tile(real, (len(generated), 1))
     alpha = draws.alpha.T.reshape(-1, 1)
     # The first layer is linear, so the projection of an interpolated row is the interpolation.
     return fake, real, alpha * real + (1 - alpha) * fake
@@ -211,7 +214,10 @@ def adversarial_loss(
     mask_observed: bool,
 ) -> Float[Array, ""]:
     """The generator's side: minus the mean score of its rows."""
-    projection = generated_projections(
-        embeddings, users, edges, critic_params["first_kernel"], mask_observed, critic.precision
+    kernel = critic_params["first_kernel"]
+    generated = generated_projections(
+        embeddings, users, edges, kernel, mask_observed, critic.precision
     )
+    with jax.named_scope("edge_products"):
+        projection = join(generated, edges, kernel)
     return -jnp.mean(score_rows(critic, critic_params, projection, dropout))

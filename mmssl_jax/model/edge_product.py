@@ -1,7 +1,7 @@
 """Sparse rows times a wide kernel, at the cost of the edges that exist and not of their padding."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +16,50 @@ Carry = TypeVar("Carry")
 CHUNK = 1024
 
 
+class SplitProjection(NamedTuple):
+    """x W of rows x in two parts: `rest`, and the sum over a row's edges of weight * kernel_i."""
+
+    rest: Float[Array, "B H"]
+    edge_weights: Float[Array, " S"] | None  # None: nothing at the edges
+
+
+def join(
+    projections: Sequence[SplitProjection], edges: BatchEdges, kernel: Float[Array, "I H"]
+) -> Float[Array, "RB H"]:
+    """The projections in full, one after another; the edges' kernel rows are read once for all."""
+    weights = [part.edge_weights for part in projections if part.edge_weights is not None]
+    if not weights:
+        return jnp.concatenate([part.rest for part in projections])
+    n_rows = projections[0].rest.shape[0]
+    sums = iter(jnp.moveaxis(edge_products(jnp.stack(weights, 1), edges, kernel, n_rows), 1, 0))
+    return jnp.concatenate(
+        [part.rest if part.edge_weights is None else part.rest + next(sums) for part in projections]
+    )
+
+
 @jax.custom_vjp
-def _edge_product(
-    weights: Float[Array, " S"],
+def _edge_products(
+    weights: Float[Array, "S R"],
     edges: BatchEdges,
     kernel: Float[Array, "I H"],
     like: Float[Array, " B"],
-) -> Float[Array, "B H"]:
+) -> Float[Array, "B R H"]:
     return _forward(weights, edges, kernel, like)[0]
 
 
-def edge_product(
-    weights: Float[Array, " S"], edges: BatchEdges, kernel: Float[Array, "I H"], n_rows: int
-) -> Float[Array, "B H"]:
-    """y_b = sum over the edges (b, i) of row b of weight * kernel_i; masked edges add nothing.
+def edge_products(
+    weights: Float[Array, "S R"], edges: BatchEdges, kernel: Float[Array, "I H"], n_rows: int
+) -> Float[Array, "B R H"]:
+    """y_br = sum over the edges (b, i) of row b of weight_r * kernel_i; masked edges add nothing.
 
     Real edges come before the padding, so forward and backward pass loop over just the chunks that
     hold any. Differentiable once, in `weights` and `kernel`.
     """
-    return _edge_product(weights, edges, kernel, jnp.zeros(n_rows, kernel.dtype))
+    return _edge_products(weights, edges, kernel, jnp.zeros(n_rows, kernel.dtype))
 
 
 def _over_chunks(
-    weights: Float[Array, " S"],
+    weights: Float[Array, "S R"],
     edges: BatchEdges,
     start: Carry,
     visit: Callable[[Carry, Int[Array, ""], Array, Array, Array], Carry],
@@ -47,7 +68,7 @@ def _over_chunks(
     size = min(CHUNK, max(1, edges.row.shape[0]))
     padding = (0, -edges.row.shape[0] % size)
     rows, items = jnp.pad(edges.row, padding), jnp.pad(edges.item, padding)
-    weights = jnp.pad(jnp.where(edges.mask, weights, 0.0), padding)
+    weights = jnp.pad(jnp.where(edges.mask[:, None], weights, 0.0), (padding, (0, 0)))
     n_chunks = (jnp.sum(edges.mask) + size - 1) // size
 
     def one_chunk(index: Int[Array, ""], carry: Carry) -> Carry:
@@ -59,19 +80,19 @@ def _over_chunks(
 
 
 def _forward(
-    weights: Float[Array, " S"],
+    weights: Float[Array, "S R"],
     edges: BatchEdges,
     kernel: Float[Array, "I H"],
     like: Float[Array, " B"],
-) -> tuple[Float[Array, "B H"], tuple]:
+) -> tuple[Float[Array, "B R H"], tuple]:
     def visit(total: Array, _: Array, rows: Array, items: Array, w: Array) -> Array:
-        return total.at[rows].add(w[:, None] * kernel[items], indices_are_sorted=False)
+        return total.at[rows].add(w[:, :, None] * kernel[items][:, None, :])
 
-    start = jnp.zeros((like.shape[0], kernel.shape[1]), kernel.dtype)
+    start = jnp.zeros((like.shape[0], weights.shape[1], kernel.shape[1]), kernel.dtype)
     return _over_chunks(weights, edges, start, visit), (weights, edges, kernel, like)
 
 
-def _backward(residuals: tuple, gradient: Float[Array, "B H"]) -> tuple:
+def _backward(residuals: tuple, gradient: Float[Array, "B R H"]) -> tuple:
     weights, edges, kernel, like = residuals
 
     def visit(
@@ -79,17 +100,17 @@ def _backward(residuals: tuple, gradient: Float[Array, "B H"]) -> tuple:
     ) -> tuple[Array, Array]:
         of_weights, of_kernel = carry
         at_rows = gradient[rows]
-        products = jnp.sum(at_rows * kernel[items], axis=1)
+        products = jnp.sum(at_rows * kernel[items][:, None, :], axis=2)
         of_weights = jax.lax.dynamic_update_slice_in_dim(of_weights, products, first, 0)
-        return of_weights, of_kernel.at[items].add(w[:, None] * at_rows)
+        return of_weights, of_kernel.at[items].add(jnp.sum(w[:, :, None] * at_rows, axis=1))
 
     size = min(CHUNK, max(1, weights.shape[0]))
     padded = weights.shape[0] + -weights.shape[0] % size
-    start = jnp.zeros(padded, weights.dtype), jnp.zeros_like(kernel)
+    start = jnp.zeros((padded, weights.shape[1]), weights.dtype), jnp.zeros_like(kernel)
     of_weights, of_kernel = _over_chunks(weights, edges, start, visit)
-    of_weights = jnp.where(edges.mask, of_weights[: weights.shape[0]], 0.0)
+    of_weights = jnp.where(edges.mask[:, None], of_weights[: weights.shape[0]], 0.0)
     no_tangent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), edges)
     return of_weights, no_tangent, of_kernel, jnp.zeros_like(like)
 
 
-_edge_product.defvjp(_forward, _backward)
+_edge_products.defvjp(_forward, _backward)

@@ -4,6 +4,7 @@ A real row is rownorm(p + zeta s), p the softmax of the user's noisy training ro
 own unit score row (`unit_scores.py`). What it takes of p is p W, p . s and |p|^2.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from mmssl_jax.config import GameConfig
 from mmssl_jax.graph.rows import BatchEdges
-from mmssl_jax.model.edge_product import edge_product
+from mmssl_jax.model.edge_product import SplitProjection
 from mmssl_jax.model.norms import inverse_norm
 from mmssl_jax.model.unit_scores import UnitScores, project_unit_scores
 from mmssl_jax.precision import Precision, matmul
@@ -87,7 +88,7 @@ def uniform_block(
 class SoftRows(NamedTuple):
     """What a real row needs of p = softmax(logits): p W, p . x and |p|^2."""
 
-    projection: Float[Array, "B H"]
+    projection: SplitProjection
     dot_unit_scores: Float[Array, " B"]
     squared_norm: Float[Array, " B"]
 
@@ -127,7 +128,7 @@ def sparse_soft_rows(
         return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
 
     return SoftRows(
-        projection=edge_product(weights, edges, kernel, n_rows),
+        projection=SplitProjection(_no_rows(kernel, n_rows), weights),
         dot_unit_scores=by_row(weights * unit),
         squared_norm=by_row(weights**2),
     )
@@ -160,11 +161,11 @@ def smooth_soft_rows(
     of_edges = by_row(present * (at_edges - scores.edge_scores))
     n_observed = by_row(present)
     total = n_items + rise * n_observed
-    projection = jnp.sum(kernel, axis=0)[None, :] + edge_product(
-        rise * present, edges, kernel, n_rows
-    )
     return SoftRows(
-        projection=projection / total[:, None],
+        projection=SplitProjection(
+            rest=jnp.sum(kernel, axis=0)[None, :] / total[:, None],
+            edge_weights=rise * present / total[edges.row],
+        ),
         dot_unit_scores=(of_all_items + rise * of_edges) * scores.inverse_norm / total,
         squared_norm=(n_items + ((rise + 1) ** 2 - 1) * n_observed) / total**2,
     )
@@ -216,7 +217,7 @@ def dense_soft_rows(
         # Recomputing a block in the backward pass keeps one block alive instead of all of them.
         sums, _ = jax.lax.scan(jax.checkpoint(add_block), start, blocks)
     return SoftRows(
-        projection=sums.projection / sums.total[:, None],
+        projection=SplitProjection(sums.projection / sums.total[:, None], None),
         dot_unit_scores=sums.dot_unit_scores / sums.total,
         squared_norm=sums.squared_norm / sums.total**2,
     )
@@ -253,11 +254,26 @@ def soft_rows_form(config: GameConfig, n_items: int, dtype: Any) -> SoftRowsFunc
 
 def project_observed_rows(
     edges: BatchEdges, kernel: Float[Array, "I H"], n_rows: int
-) -> Float[Array, "B H"]:
+) -> SplitProjection:
     """x W of the training rows x = rownorm(a)."""
     present = edges.mask.astype(kernel.dtype)
     degree = jax.ops.segment_sum(present, edges.row, n_rows, indices_are_sorted=True)
-    return edge_product(present, edges, kernel, n_rows) * inverse_norm(degree)[:, None]
+    weights = present * inverse_norm(degree)[edges.row]
+    return SplitProjection(_no_rows(kernel, n_rows), weights)
+
+
+def _no_rows(kernel: Float[Array, "I H"], n_rows: int) -> Float[Array, "B H"]:
+    return jnp.zeros((n_rows, kernel.shape[1]), kernel.dtype)
+
+
+def _weighted_sum(left: SplitProjection, weight: float, right: SplitProjection) -> SplitProjection:
+    """left + weight * right."""
+    scaled = None if right.edge_weights is None else weight * right.edge_weights
+    terms = [term for term in (left.edge_weights, scaled) if term is not None]
+    return SplitProjection(
+        rest=left.rest + weight * right.rest,
+        edge_weights=functools.reduce(jnp.add, terms) if terms else None,
+    )
 
 
 def project_real_rows(
@@ -269,7 +285,7 @@ def project_real_rows(
     config: GameConfig,
     mask_observed: bool,
     precision: Precision = "float32",
-) -> Float[Array, "B H"]:
+) -> SplitProjection:
     """x W of the real rows x = rownorm(p + zeta s), s the model's own unit score row; with
     `real_rows` observed, of x = rownorm(a).
 
@@ -288,5 +304,10 @@ def project_real_rows(
     projection = soft.projection
     if zeta:
         scored = project_unit_scores(scores, edges, kernel, mask_observed, precision)
-        projection = projection + zeta * scored
-    return projection * inverse_norm(squared)[:, None]
+        projection = _weighted_sum(projection, zeta, scored)
+    scale = inverse_norm(squared)
+    at_edges = projection.edge_weights
+    return SplitProjection(
+        rest=projection.rest * scale[:, None],
+        edge_weights=None if at_edges is None else at_edges * scale[edges.row],
+    )

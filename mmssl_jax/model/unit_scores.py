@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmssl_jax.graph.rows import BatchEdges
-from mmssl_jax.model.edge_product import edge_product
+from mmssl_jax.model.edge_product import SplitProjection
 from mmssl_jax.model.norms import inverse_norm
 from mmssl_jax.precision import Precision, matmul
 
@@ -51,9 +51,10 @@ def project_unit_scores(
     kernel: Float[Array, "I H"],
     mask_observed: bool,
     precision: Precision = "float32",
-) -> Float[Array, "B H"]:
-    """x W of the unit score rows x, in O(I D H + B D H + S H)."""
-    projection = matmul(rows.users, matmul(rows.items.T, kernel, precision), precision)
-    if mask_observed:
-        projection = projection - edge_product(rows.edge_scores, edges, kernel, projection.shape[0])
-    return projection * rows.inverse_norm[:, None]
+) -> SplitProjection:
+    """x W of the unit score rows x, in O(I D H + B D H), and O(S H) to join."""
+    unmasked = matmul(rows.users, matmul(rows.items.T, kernel, precision), precision)
+    return SplitProjection(
+        rest=unmasked * rows.inverse_norm[:, None],
+        edge_weights=-rows.edge_scores * rows.inverse_norm[edges.row] if mask_observed else None,
+    )

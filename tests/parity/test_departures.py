@@ -10,9 +10,10 @@ import pytest
 
 from mmssl_jax.config import Config, flatten, override
 from mmssl_jax.graph.structure import edges_per_user, learned_edges_of_batch
-from mmssl_jax.losses.adversarial import generated_projections, real_projections
+from mmssl_jax.losses.adversarial import generated_projections, real_projection
 from mmssl_jax.losses.contrastive import contrastive_loss
 from mmssl_jax.model.critic import Critic, hidden_widths
+from mmssl_jax.model.edge_product import join
 from mmssl_jax.model.fusion import CrossModalAttention
 from mmssl_jax.model.mmssl import propagate_ids
 from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
@@ -116,19 +117,18 @@ def embeddings():
 
 
 def real_rows(preset, embeddings, **changes):
-    """The real rows themselves: their product with the identity, once per user."""
-    config = tiny_config(preset, **changes)
-    return np.asarray(
-        real_projections(
-            embeddings[preset],
-            jnp.asarray(USERS),
-            edges_of_batch(MATRIX, USERS),
-            jnp.eye(N_ITEMS),
-            jax.random.key(0),
-            jnp.int32(0),
-            config,
-        )
-    )[: len(USERS)]
+    """The real rows themselves: their product with the identity."""
+    edges, kernel = edges_of_batch(MATRIX, USERS), jnp.eye(N_ITEMS)
+    rows = real_projection(
+        embeddings[preset],
+        jnp.asarray(USERS),
+        edges,
+        kernel,
+        jax.random.key(0),
+        jnp.int32(0),
+        tiny_config(preset, **changes),
+    )
+    return np.asarray(join([rows], edges, kernel))
 
 
 def own_scores(preset, embeddings, mask_observed):
@@ -289,8 +289,11 @@ def test_row_10_observed_pairs_are_scored(embeddings):
     for preset in PRESETS:
         mask_observed = preset_config(preset).structure.mask_observed
         users, edges = jnp.asarray(USERS), edges_of_batch(MATRIX, USERS)
-        rows = generated_projections(
-            embeddings[preset], users, edges, jnp.eye(N_ITEMS), mask_observed
+        kernel = jnp.eye(N_ITEMS)
+        rows = join(
+            generated_projections(embeddings[preset], users, edges, kernel, mask_observed),
+            edges,
+            kernel,
         )
         observed = np.abs(np.asarray(rows))[np.tile(MATRIX[USERS], (2, 1)) == 1]
         if preset == "paper":
