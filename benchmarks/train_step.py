@@ -39,7 +39,7 @@ SCOPES = (
     "contrastive",
     "generated_rows",
     "real_rows",
-    "edge_products",
+    "project_rows",
     "gradient_penalty",
     "adversarial",
     "critic_step",

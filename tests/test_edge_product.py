@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.model import edge_product as module
-from mmssl_jax.model.edge_product import SplitProjection, edge_products, join
+from mmssl_jax.model.edge_product import edge_products
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -68,19 +68,3 @@ def test_no_edges_give_zeros():
 
     assert float(product) == 0
     np.testing.assert_array_equal(gradient, np.zeros((N_ITEMS, 3)))
-
-
-def test_joined_projections_stand_one_after_another():
-    edges = edges_of_batch(MATRIX, USERS)
-    kernel = jnp.asarray(np.random.default_rng(2).normal(size=(N_ITEMS, 4)))
-    rest = jnp.asarray(np.random.default_rng(3).normal(size=(3, N_USERS, 4)))
-    present = edges.mask.astype(kernel.dtype)
-    at_edges = [2 * present, None, -present]
-
-    joined = join(
-        [SplitProjection(*part) for part in zip(rest, at_edges, strict=True)], edges, kernel
-    )
-
-    sums = MATRIX[USERS] @ np.asarray(kernel)
-    expected = np.concatenate([rest[0] + 2 * sums, rest[1], rest[2] - sums])
-    np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ def build(n_modalities, values, dtype=jnp.float32):
     attention = CrossModalAttention(DIM, HEADS, values)
     raw = np.random.default_rng(0).normal(size=(n_modalities, N_NODES, DIM))
     embeddings = jnp.asarray(raw, dtype)
-    params = attention.init(jax.random.key(0), embeddings)["params"]
+    params = attention.init(jax.random.key(0), list(embeddings))["params"]
     return attention, embeddings, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
@@ -43,7 +43,7 @@ def attention_by_loops(params, embeddings):
 def test_attention_with_values_on_the_keys(n_modalities, name):
     with precision(name) as dtype:
         attention, embeddings, params = build(n_modalities, "keys", dtype)
-        fused, weights = attention.apply({"params": params}, embeddings)
+        fused, weights = attention.apply({"params": params}, list(embeddings))
 
     expected_fused, expected_weights = attention_by_loops(params, np.asarray(embeddings, float))
     assert_close(fused, expected_fused, TOLERANCE[name])
@@ -53,14 +53,14 @@ def test_attention_with_values_on_the_keys(n_modalities, name):
 
 def test_large_logits_do_not_overflow():
     attention, embeddings, params = build(2, "keys")
-    fused, weights = attention.apply({"params": params}, 1e4 * embeddings)
+    fused, weights = attention.apply({"params": params}, list(1e4 * embeddings))
     assert np.all(np.isfinite(fused))
     np.testing.assert_allclose(np.asarray(weights).sum(axis=0), np.ones(N_NODES), rtol=1e-6)
 
 
 def test_attention_with_values_on_the_queries_is_a_plain_mean():
     attention, embeddings, params = build(3, "queries")
-    fused, weights = attention.apply({"params": params}, embeddings)
+    fused, weights = attention.apply({"params": params}, list(embeddings))
 
     assert set(params) == {"output"}
     output = np.asarray(params["output"], float).reshape(HEADS, DIM, DIM).sum(axis=0)
@@ -72,7 +72,7 @@ def test_zero_embeddings_have_finite_gradients():
     attention, embeddings, params = build(2, "keys")
 
     def total(params, embeddings):
-        return jnp.sum(attention.apply({"params": params}, embeddings)[0])
+        return jnp.sum(attention.apply({"params": params}, list(embeddings))[0])
 
     gradients = jax.grad(total, argnums=(0, 1))(params, jnp.zeros_like(embeddings))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import GameConfig, override
-from mmssl_jax.model.edge_product import join
+from mmssl_jax.model.factored_rows import project_rows
 from mmssl_jax.model.real_rows import (
     dense_soft_rows,
     gumbel,
     noise_is_rounding,
     observed_dominate,
-    project_real_rows,
+    real_rows,
     smooth_soft_rows,
     soft_rows_form,
     sparse_soft_rows,
     uniform_at_edges,
     uniform_block,
 )
-from mmssl_jax.model.unit_scores import project_unit_scores, unit_scores
+from mmssl_jax.model.unit_scores import unit_score_rows, unit_scores
 from mmssl_jax.presets import preset_config
 from tests.problems import (
     N_ITEMS,
@@ -70,7 +70,8 @@ def test_generated_rows(mask_observed, name):
 
         def structured(users, items, kernel):
             rows = unit_scores(users, items, edges, mask_observed)
-            return join([project_unit_scores(rows, edges, kernel, mask_observed)], edges, kernel)
+            scored = unit_score_rows(rows, edges, mask_observed)
+            return project_rows([scored], edges, kernel, users.shape[0])
 
         def dense(users, items, kernel):
             rows = dense_generated_rows(users, items, MATRIX[EVERYBODY], mask_observed)
@@ -118,10 +119,8 @@ def project_both_ways(game, mask_observed, batch, dtype):
 
     def structured(users, items, kernel):
         scores = unit_scores(users, items, edges, mask_observed)
-        rows = project_real_rows(
-            scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game, mask_observed
-        )
-        return join([rows], edges, kernel)
+        rows = real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game, mask_observed)
+        return project_rows([rows], edges, kernel, users.shape[0])
 
     def dense(users, items, kernel):
         drawn = np.asarray(uniform)[FIRST_ROW : FIRST_ROW + len(batch)]
@@ -174,7 +173,7 @@ def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game)
 
     assert_close(sparse[1:], dense[1:], 1e-6)
     sparse_product, dense_product = (
-        join([rows.projection], edges, kernel) for rows in (sparse, dense)
+        project_rows([soft.rows], edges, kernel, users.shape[0]) for soft in (sparse, dense)
     )
     assert_close(sparse_product, dense_product, 1e-6)
 
@@ -188,8 +187,8 @@ def test_observed_real_rows_are_the_unit_training_rows(name):
 
         def structured(users, items, kernel):
             scores = unit_scores(users, items, edges, False)
-            rows = project_real_rows(scores, edges, kernel, uniform, jnp.int32(0), game, False)
-            return join([rows], edges, kernel)
+            rows = real_rows(scores, edges, kernel, uniform, jnp.int32(0), game, False)
+            return project_rows([rows], edges, kernel, users.shape[0])
 
         def dense(users, items, kernel):
             return jnp.asarray(observed / np.sqrt(np.maximum(observed.sum(1), 1))[:, None]) @ kernel
@@ -227,10 +226,10 @@ def test_smooth_real_rows_are_the_dense_ones_where_the_noise_is_rounding(mask_ob
 
     def structured(users, items, kernel):
         scores = unit_scores(users, items, edges, mask_observed)
-        rows = project_real_rows(
+        rows = real_rows(
             scores, edges, kernel, uniform, jnp.int32(0), RELEASED_TIKTOK, mask_observed
         )
-        return join([rows], edges, kernel)
+        return project_rows([rows], edges, kernel, users.shape[0])
 
     def dense(users, items, kernel):
         rows = dense_real_rows(
@@ -246,9 +245,9 @@ def test_a_user_without_interactions_has_a_finite_sparse_row():
     # Such users are never drawn; the row is the model's own scores alone.
     users, items, kernel, uniform, edges = case(EVERYBODY, jnp.float32)
     scores = unit_scores(users, items, edges, False)
-    real = project_real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
-    generated = project_unit_scores(scores, edges, kernel, False)
-    product, expected = jnp.split(join([real, generated], edges, kernel), 2)
+    real = real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
+    generated = unit_score_rows(scores, edges, False)
+    product, expected = jnp.split(project_rows([real, generated], edges, kernel, len(EVERYBODY)), 2)
     row = int(np.flatnonzero(EVERYBODY == 0)[0])
     np.testing.assert_allclose(product[row], expected[row], rtol=1e-5)
 

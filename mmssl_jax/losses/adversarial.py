@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from mmssl_jax.config import Config
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.critic import Critic
-from mmssl_jax.model.edge_product import SplitProjection, join
+from mmssl_jax.model.factored_rows import FactoredRows, project_rows
 from mmssl_jax.model.mmssl import Embeddings
-from mmssl_jax.model.real_rows import project_real_rows
-from mmssl_jax.model.unit_scores import project_unit_scores, unit_scores
+from mmssl_jax.model.real_rows import real_rows
+from mmssl_jax.model.unit_scores import unit_score_rows, unit_scores
 from mmssl_jax.precision import Precision, matmul
 
 
@@ -30,26 +30,19 @@ class GameDraws(NamedTuple):
     dropout: Key[Array, ""]
 
 
-def generated_projections(
-    embeddings: Embeddings,
-    users: Int[Array, " B"],
-    edges: BatchEdges,
-    kernel: Float[Array, "I H"],
-    mask_observed: bool,
-    precision: Precision = "float32",
-) -> list[SplitProjection]:
-    """Generated rows times the kernel, one row per user, for each modality."""
-    projections = []
+def generated_rows(
+    embeddings: Embeddings, users: Int[Array, " B"], edges: BatchEdges, mask_observed: bool
+) -> list[FactoredRows]:
+    """The generated rows of each modality, one per user."""
     with jax.named_scope("generated_rows"):
-        for modality, of_users in embeddings.feature_user.items():
-            rows = unit_scores(
-                of_users[users], embeddings.feature_item[modality], edges, mask_observed
-            )
-            projections.append(project_unit_scores(rows, edges, kernel, mask_observed, precision))
-        return projections
+        scores = (
+            unit_scores(of_users[users], embeddings.feature_item[modality], edges, mask_observed)
+            for modality, of_users in embeddings.feature_user.items()
+        )
+        return [unit_score_rows(rows, edges, mask_observed) for rows in scores]
 
 
-def real_projection(
+def softened_rows(
     embeddings: Embeddings,
     users: Int[Array, " B"],
     edges: BatchEdges,
@@ -57,12 +50,12 @@ def real_projection(
     noise: Shaped[Array, "..."],
     first_row: Int[Array, ""],
     config: Config,
-) -> SplitProjection:
-    """Real rows times the kernel, one row per user: it is the same for all modalities."""
+) -> FactoredRows:
+    """The real rows, one per user: they are the same for all modalities."""
     mask_observed = config.structure.mask_observed
     with jax.named_scope("real_rows"):
         scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
-        return project_real_rows(
+        return real_rows(
             scores, edges, kernel, noise, first_row, config.game, mask_observed, config.precision
         )
 
@@ -165,11 +158,13 @@ def critic_projections(
 ) -> tuple[Float[Array, "MB H"], Float[Array, "MB H"], Float[Array, "MB H"]]:
     """Generated rows, real rows, and rows between them, alpha real + (1 - alpha) generated, each
     times the kernel; modality by modality, for each of which a user's real row stands once."""
-    mask_observed, precision = config.structure.mask_observed, config.precision
-    generated = generated_projections(embeddings, users, edges, kernel, mask_observed, precision)
-    softened = real_projection(embeddings, users, edges, kernel, draws.noise, first_row, config)
-    with jax.named_scope("edge_products"):
-        *fakes, real = jnp.split(join([*generated, softened], edges, kernel), len(generated) + 1)
+    generated = generated_rows(embeddings, users, edges, config.structure.mask_observed)
+    softened = softened_rows(embeddings, users, edges, kernel, draws.noise, first_row, config)
+    with jax.named_scope("project_rows"):
+        blocks, n_rows = [*generated, softened], users.shape[0]
+        *fakes, real = jnp.split(
+            project_rows(blocks, edges, kernel, n_rows, config.precision), len(blocks)
+        )
     fake, real = jnp.concatenate(fakes), jnp.tile(real, (len(generated), 1))
     alpha = draws.alpha.T.reshape(-1, 1)
     # The first layer is linear, so the projection of an interpolated row is the interpolation.
@@ -214,10 +209,8 @@ def adversarial_loss(
     mask_observed: bool,
 ) -> Float[Array, ""]:
     """The generator's side: minus the mean score of its rows."""
-    kernel = critic_params["first_kernel"]
-    generated = generated_projections(
-        embeddings, users, edges, kernel, mask_observed, critic.precision
-    )
-    with jax.named_scope("edge_products"):
-        projection = join(generated, edges, kernel)
+    generated = generated_rows(embeddings, users, edges, mask_observed)
+    with jax.named_scope("project_rows"):
+        kernel, n_rows = critic_params["first_kernel"], users.shape[0]
+        projection = project_rows(generated, edges, kernel, n_rows, critic.precision)
     return -jnp.mean(score_rows(critic, critic_params, projection, dropout))

@@ -1,7 +1,7 @@
 """Sparse rows times a wide kernel, at the cost of the edges that exist and not of their padding."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,6 @@ Carry = TypeVar("Carry")
 
 # Edges handled at once: wide enough to fill a vector unit, small against a batch's edges.
 CHUNK = 1024
-
-
-class SplitProjection(NamedTuple):
-    """x W of rows x in two parts: `rest`, and the sum over a row's edges of weight * kernel_i."""
-
-    rest: Float[Array, "B H"]
-    edge_weights: Float[Array, " S"] | None  # None: nothing at the edges
-
-
-def join(
-    projections: Sequence[SplitProjection], edges: BatchEdges, kernel: Float[Array, "I H"]
-) -> Float[Array, "RB H"]:
-    """The projections in full, one after another; the edges' kernel rows are read once for all."""
-    weights = [part.edge_weights for part in projections if part.edge_weights is not None]
-    if not weights:
-        return jnp.concatenate([part.rest for part in projections])
-    n_rows = projections[0].rest.shape[0]
-    sums = iter(jnp.moveaxis(edge_products(jnp.stack(weights, 1), edges, kernel, n_rows), 1, 0))
-    return jnp.concatenate(
-        [part.rest if part.edge_weights is None else part.rest + next(sums) for part in projections]
-    )
 
 
 @jax.custom_vjp

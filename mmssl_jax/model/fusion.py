@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -25,33 +26,41 @@ class CrossModalAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, embeddings: Float[Array, "M N D"]
+        self, embeddings: Sequence[Float[Array, "N D"]]
     ) -> tuple[Float[Array, "N D"], Float[Array, "M N"]]:
-        """Returns the fused embeddings and each modality's weight (mean over heads, queries)."""
+        """Returns the fused embeddings and each modality's weight (mean over heads, queries).
+
+        Args:
+          embeddings: one array per modality. A stack of them would cost the backward pass a stack
+            of zeros for every use of one.
+        """
         shape = (self.heads * self.dim, self.dim)
         w_output = self.param("output", nn.initializers.xavier_uniform(), shape)
         weights = self._mean_weights(embeddings)
         # The mean over queries commutes with the output projection, so it was taken first; and a
         # projection per head needs no concatenation of the heads.
-        fused = sum(
-            sum(w[head][:, None] * e for w, e in zip(weights, embeddings, strict=True)) @ projection
-            for head, projection in enumerate(jnp.split(w_output, self.heads))
+        fused = functools.reduce(
+            jnp.add,
+            (
+                _sum_of_weighted([w[head] for w in weights], embeddings) @ projection
+                for head, projection in enumerate(jnp.split(w_output, self.heads))
+            ),
         )
         return fused, jax.lax.stop_gradient(jnp.stack([w.mean(axis=0) for w in weights]))
 
-    def _mean_weights(self, embeddings: Float[Array, "M N D"]) -> list[Float[Array, "H N"]]:
+    def _mean_weights(self, embeddings: Sequence[Float[Array, "N D"]]) -> list[Float[Array, "H N"]]:
         """Weight of each value, mean over queries.
 
         Modalities are lists and nodes the last axis: stacks of narrow arrays are slow on a CPU.
         """
         if self.values == "queries":
-            n_modalities, n_nodes, _ = embeddings.shape
+            n_modalities, n_nodes = len(embeddings), embeddings[0].shape[0]
             return [jnp.full((self.heads, n_nodes), 1 / n_modalities)] * n_modalities
         initializer = nn.initializers.xavier_uniform()
         w_query = self.param("query", initializer, (self.dim, self.dim))
         w_key = self.param("key", initializer, (self.dim, self.dim))
         keys = [embedding @ w_key for embedding in embeddings]
-        sums = [jnp.zeros((self.heads, embeddings.shape[1]))] * len(keys)
+        sums = [jnp.zeros((self.heads, embeddings[0].shape[0]))] * len(keys)
         for query in (embedding @ w_query for embedding in embeddings):
             logits = [head_products(query, key, self.heads) for key in keys]
             normalizer = functools.reduce(jnp.logaddexp, logits)
@@ -69,3 +78,11 @@ def head_products(
     width = queries.shape[1] // heads
     sum_by_head = jnp.repeat(jnp.eye(heads), width, axis=1)  # [H, D]
     return jnp.einsum("hd,nd->hn", sum_by_head, queries * keys) / math.sqrt(width)
+
+
+def _sum_of_weighted(
+    weights: Sequence[Float[Array, " N"]], vectors: Sequence[Float[Array, "N D"]]
+) -> Float[Array, "N D"]:
+    """Each row's weighted sum over the arrays."""
+    weighted = (w[:, None] * x for w, x in zip(weights, vectors, strict=True))
+    return functools.reduce(jnp.add, weighted)

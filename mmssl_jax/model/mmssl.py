@@ -120,8 +120,8 @@ class MMSSL(nn.Module):
             attention = CrossModalAttention(
                 config.dim, config.heads, config.attention_values, name="attention"
             )
-            fused_user, weight_user = attention(jnp.stack(list(id_user.values())))
-            fused_item, weight_item = attention(jnp.stack(list(id_item.values())))
+            fused_user, weight_user = attention(list(id_user.values()))
+            fused_item, weight_item = attention(list(id_item.values()))
 
         with jax.named_scope("light_gcn"):
             user, item = propagate_ids(

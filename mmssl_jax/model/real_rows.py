@@ -1,4 +1,5 @@
-"""Real rows times the critic's first kernel, in the cheapest form that is exact to rounding.
+"""Real rows, in the cheapest form that is exact to rounding once the critic's first kernel is
+applied.
 
 A real row is rownorm(p + zeta s), p the softmax of the user's noisy training row and s the model's
 own unit score row (`unit_scores.py`). What it takes of p is p W, p . s and |p|^2.
@@ -16,9 +17,9 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from mmssl_jax.config import GameConfig
 from mmssl_jax.graph.rows import BatchEdges
-from mmssl_jax.model.edge_product import SplitProjection
+from mmssl_jax.model.factored_rows import FactoredRows
 from mmssl_jax.model.norms import inverse_norm
-from mmssl_jax.model.unit_scores import UnitScores, project_unit_scores
+from mmssl_jax.model.unit_scores import UnitScores, unit_score_rows
 from mmssl_jax.precision import Precision, matmul
 
 _TINY = 1e-8  # inside both logarithms of the Gumbel noise
@@ -88,7 +89,7 @@ def uniform_block(
 class SoftRows(NamedTuple):
     """What a real row needs of p = softmax(logits): p W, p . x and |p|^2."""
 
-    projection: SplitProjection
+    rows: FactoredRows  # no low-rank part
     dot_unit_scores: Float[Array, " B"]
     squared_norm: Float[Array, " B"]
 
@@ -128,7 +129,7 @@ def sparse_soft_rows(
         return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
 
     return SoftRows(
-        projection=SplitProjection(_no_rows(kernel, n_rows), weights),
+        rows=FactoredRows(edge_weights=weights),
         dot_unit_scores=by_row(weights * unit),
         squared_norm=by_row(weights**2),
     )
@@ -162,7 +163,7 @@ def smooth_soft_rows(
     n_observed = by_row(present)
     total = n_items + rise * n_observed
     return SoftRows(
-        projection=SplitProjection(
+        rows=FactoredRows(
             rest=jnp.sum(kernel, axis=0)[None, :] / total[:, None],
             edge_weights=rise * present / total[edges.row],
         ),
@@ -217,7 +218,7 @@ def dense_soft_rows(
         # Recomputing a block in the backward pass keeps one block alive instead of all of them.
         sums, _ = jax.lax.scan(jax.checkpoint(add_block), start, blocks)
     return SoftRows(
-        projection=SplitProjection(sums.projection / sums.total[:, None], None),
+        rows=FactoredRows(rest=sums.projection / sums.total[:, None]),
         dot_unit_scores=sums.dot_unit_scores / sums.total,
         squared_norm=sums.squared_norm / sums.total**2,
     )
@@ -252,31 +253,14 @@ def soft_rows_form(config: GameConfig, n_items: int, dtype: Any) -> SoftRowsFunc
     return smooth_soft_rows if noise_is_rounding(config, n_items, dtype) else dense_soft_rows
 
 
-def project_observed_rows(
-    edges: BatchEdges, kernel: Float[Array, "I H"], n_rows: int
-) -> SplitProjection:
-    """x W of the training rows x = rownorm(a)."""
-    present = edges.mask.astype(kernel.dtype)
+def observed_rows(edges: BatchEdges, n_rows: int, dtype: Any) -> FactoredRows:
+    """The training rows x = rownorm(a)."""
+    present = edges.mask.astype(dtype)
     degree = jax.ops.segment_sum(present, edges.row, n_rows, indices_are_sorted=True)
-    weights = present * inverse_norm(degree)[edges.row]
-    return SplitProjection(_no_rows(kernel, n_rows), weights)
+    return FactoredRows(edge_weights=present).scaled(inverse_norm(degree), edges)
 
 
-def _no_rows(kernel: Float[Array, "I H"], n_rows: int) -> Float[Array, "B H"]:
-    return jnp.zeros((n_rows, kernel.shape[1]), kernel.dtype)
-
-
-def _weighted_sum(left: SplitProjection, weight: float, right: SplitProjection) -> SplitProjection:
-    """left + weight * right."""
-    scaled = None if right.edge_weights is None else weight * right.edge_weights
-    terms = [term for term in (left.edge_weights, scaled) if term is not None]
-    return SplitProjection(
-        rest=left.rest + weight * right.rest,
-        edge_weights=functools.reduce(jnp.add, terms) if terms else None,
-    )
-
-
-def project_real_rows(
+def real_rows(
     scores: UnitScores,
     edges: BatchEdges,
     kernel: Float[Array, "I H"],
@@ -285,29 +269,31 @@ def project_real_rows(
     config: GameConfig,
     mask_observed: bool,
     precision: Precision = "float32",
-) -> SplitProjection:
-    """x W of the real rows x = rownorm(p + zeta s), s the model's own unit score row; with
-    `real_rows` observed, of x = rownorm(a).
+) -> FactoredRows:
+    """The real rows x = rownorm(p + zeta s), s the model's own unit score row; with `real_rows`
+    observed, x = rownorm(a).
 
     Args:
       noise: a key, or injected uniform draws `[B, I]` for the whole batch of all devices.
       first_row: position of this device's first row in the whole batch.
     """
     if config.real_rows == "observed":
-        return project_observed_rows(edges, kernel, scores.users.shape[0])
+        return observed_rows(edges, scores.users.shape[0], kernel.dtype)
     soft_rows = soft_rows_form(config, kernel.shape[0], kernel.dtype)
     soft = soft_rows(scores, edges, kernel, noise, first_row, config, precision)
     zeta = config.score_weight
     # |s| is 1 unless the row is zero, when there is nothing to add.
     has_scores = (scores.inverse_norm > 0).astype(kernel.dtype)
     squared = soft.squared_norm + 2 * zeta * soft.dot_unit_scores + zeta**2 * has_scores
-    projection = soft.projection
+    rows = soft.rows
     if zeta:
-        scored = project_unit_scores(scores, edges, kernel, mask_observed, precision)
-        projection = _weighted_sum(projection, zeta, scored)
-    scale = inverse_norm(squared)
-    at_edges = projection.edge_weights
-    return SplitProjection(
-        rest=projection.rest * scale[:, None],
-        edge_weights=None if at_edges is None else at_edges * scale[edges.row],
-    )
+        scored = unit_score_rows(scores, edges, mask_observed)
+        of_scores = None if scored.edge_weights is None else zeta * scored.edge_weights
+        at_edges = [term for term in (rows.edge_weights, of_scores) if term is not None]
+        rows = FactoredRows(
+            users=zeta * scored.users,
+            items=scored.items,
+            edge_weights=functools.reduce(jnp.add, at_edges) if at_edges else None,
+            rest=rows.rest,
+        )
+    return rows.scaled(inverse_norm(squared), edges)

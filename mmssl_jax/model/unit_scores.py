@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmssl_jax.graph.rows import BatchEdges
-from mmssl_jax.model.edge_product import SplitProjection
+from mmssl_jax.model.factored_rows import FactoredRows
 from mmssl_jax.model.norms import inverse_norm
-from mmssl_jax.precision import Precision, matmul
 
 
 class UnitScores(NamedTuple):
@@ -45,16 +44,11 @@ def unit_scores(
     return UnitScores(users, items, inverse_norm(squared), taken_out)
 
 
-def project_unit_scores(
-    rows: UnitScores,
-    edges: BatchEdges,
-    kernel: Float[Array, "I H"],
-    mask_observed: bool,
-    precision: Precision = "float32",
-) -> SplitProjection:
-    """x W of the unit score rows x, in O(I D H + B D H), and O(S H) to join."""
-    unmasked = matmul(rows.users, matmul(rows.items.T, kernel, precision), precision)
-    return SplitProjection(
-        rest=unmasked * rows.inverse_norm[:, None],
-        edge_weights=-rows.edge_scores * rows.inverse_norm[edges.row] if mask_observed else None,
+def unit_score_rows(scores: UnitScores, edges: BatchEdges, mask_observed: bool) -> FactoredRows:
+    """The unit score rows x themselves, unformed."""
+    rows = FactoredRows(
+        users=scores.users,
+        items=scores.items,
+        edge_weights=-scores.edge_scores if mask_observed else None,
     )
+    return rows.scaled(scores.inverse_norm, edges)

@@ -112,9 +112,7 @@ def first_layer(
     embeddings; a node that was not trained has none.
     """
     attention = CrossModalAttention(config.dim, config.heads, config.attention_values)
-    fused, _ = attention.apply(
-        {"params": generator["attention"]}, jnp.stack(list(by_modality.values()))
-    )
+    fused, _ = attention.apply({"params": generator["attention"]}, list(by_modality.values()))
     return ids + config.id_fusion * unit_rows(fused)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from mmssl_jax.config import Config, flatten, override
 from mmssl_jax.graph.structure import edges_per_user, learned_edges_of_batch
-from mmssl_jax.losses.adversarial import generated_projections, real_projection
+from mmssl_jax.losses.adversarial import generated_rows, softened_rows
 from mmssl_jax.losses.contrastive import contrastive_loss
 from mmssl_jax.model.critic import Critic, hidden_widths
-from mmssl_jax.model.edge_product import join
+from mmssl_jax.model.factored_rows import project_rows
 from mmssl_jax.model.fusion import CrossModalAttention
 from mmssl_jax.model.mmssl import propagate_ids
 from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
@@ -119,7 +119,7 @@ def embeddings():
 def real_rows(preset, embeddings, **changes):
     """The real rows themselves: their product with the identity."""
     edges, kernel = edges_of_batch(MATRIX, USERS), jnp.eye(N_ITEMS)
-    rows = real_projection(
+    rows = softened_rows(
         embeddings[preset],
         jnp.asarray(USERS),
         edges,
@@ -128,7 +128,7 @@ def real_rows(preset, embeddings, **changes):
         jnp.int32(0),
         tiny_config(preset, **changes),
     )
-    return np.asarray(join([rows], edges, kernel))
+    return np.asarray(project_rows([rows], edges, kernel, len(USERS)))
 
 
 def own_scores(preset, embeddings, mask_observed):
@@ -201,10 +201,10 @@ def test_row_5_attention_weighs_modalities_by_queries_and_keys():
     vectors, params, outputs, weights = jnp.asarray(raw, jnp.float32), {}, {}, {}
     for preset in PRESETS:
         attention = CrossModalAttention(8, 2, preset_config(preset).model.attention_values)
-        params[preset] = attention.init(jax.random.key(0), vectors)["params"]
+        params[preset] = attention.init(jax.random.key(0), list(vectors))["params"]
         for scale in (1.0, 3.0):
             scaled = {k: v * (1 if k == "output" else scale) for k, v in params[preset].items()}
-            out = attention.apply({"params": scaled}, vectors)
+            out = attention.apply({"params": scaled}, list(vectors))
             outputs[preset, scale], weights[preset, scale] = jax.tree.map(np.asarray, out)
 
     assert set(params["paper"]) == {"query", "key", "output"}
@@ -289,12 +289,8 @@ def test_row_10_observed_pairs_are_scored(embeddings):
     for preset in PRESETS:
         mask_observed = preset_config(preset).structure.mask_observed
         users, edges = jnp.asarray(USERS), edges_of_batch(MATRIX, USERS)
-        kernel = jnp.eye(N_ITEMS)
-        rows = join(
-            generated_projections(embeddings[preset], users, edges, kernel, mask_observed),
-            edges,
-            kernel,
-        )
+        blocks = generated_rows(embeddings[preset], users, edges, mask_observed)
+        rows = project_rows(blocks, edges, jnp.eye(N_ITEMS), len(USERS))
         observed = np.abs(np.asarray(rows))[np.tile(MATRIX[USERS], (2, 1)) == 1]
         if preset == "paper":
             assert np.mean(observed > 1e-3) > 0.9
