@@ -1,55 +1,90 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mmssl_jax.model.factored_rows import FactoredRows, project_rows
-from tests.problems import N_ITEMS, N_USERS, edges_of_batch, interaction_matrix
+from tests.problems import (
+    N_ITEMS,
+    N_USERS,
+    TOLERANCE,
+    assert_close,
+    edges_of_batch,
+    interaction_matrix,
+    precision,
+)
 
 MATRIX = interaction_matrix()
 USERS = np.random.default_rng(0).permutation(N_USERS)
+WIDTH = 4
 
 
-def test_blocks_of_every_make_stand_one_after_another():
-    rng, edges = np.random.default_rng(1), edges_of_batch(MATRIX, USERS)
-    kernel = jnp.asarray(rng.normal(size=(N_ITEMS, 4)), jnp.float32)
-    users, items = rng.normal(size=(2, N_USERS, 3)), rng.normal(size=(2, N_ITEMS, 3))
-    present, rest = edges.mask.astype(jnp.float32), rng.normal(size=(N_USERS, 4))
-    blocks = [
-        FactoredRows(users[0], items[0], 2 * present),
-        FactoredRows(edge_weights=-present, rest=rest),
-        FactoredRows(users[1], items[1]),
+def blocks_of_every_make(edges, dtype):
+    """Rows of all parts, of two, of factors alone, and of none; weights at the padding too."""
+    rng = np.random.default_rng(1)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    return [
+        FactoredRows(
+            draw(N_USERS, 3), draw(N_ITEMS, 3), draw(len(edges.row)), draw(N_USERS, WIDTH)
+        ),
+        FactoredRows(edge_weights=draw(len(edges.row)), projected=draw(N_USERS, WIDTH)),
+        FactoredRows(draw(N_USERS, 3), draw(N_ITEMS, 3)),
         FactoredRows(),
     ]
 
-    product = project_rows(
-        [FactoredRows(*map(as_array, b)) for b in blocks], edges, kernel, N_USERS
-    )
 
-    observed, kernel = MATRIX[USERS], np.asarray(kernel)
-    expected = [
-        (users[0] @ items[0].T + 2 * observed) @ kernel,
-        rest - observed @ kernel,
-        users[1] @ items[1].T @ kernel,
-        np.zeros((N_USERS, 4)),
-    ]
-    np.testing.assert_allclose(product, np.concatenate(expected), rtol=1e-4, atol=1e-4)
+def project_densely(blocks, edges, kernel):
+    def product(rows):
+        whole = jnp.zeros((N_USERS, N_ITEMS), kernel.dtype)
+        if rows.users is not None:
+            whole += rows.users @ rows.items.T
+        if rows.edge_weights is not None:
+            weights = jnp.where(edges.mask, rows.edge_weights, 0.0)
+            whole = whole.at[edges.row, edges.item].add(weights)
+        known = 0.0 if rows.projected is None else rows.projected
+        return whole @ kernel + known
+
+    return jnp.concatenate([product(rows) for rows in blocks])
 
 
-def test_a_scaled_row_has_all_its_parts_scaled():
-    edges = edges_of_batch(MATRIX, USERS)
-    rng, factor = np.random.default_rng(2), jnp.arange(N_USERS) - 2.0
-    kernel = jnp.eye(N_ITEMS)
-    rows = FactoredRows(
-        as_array(rng.normal(size=(N_USERS, 3))),
-        as_array(rng.normal(size=(N_ITEMS, 3))),
-        as_array(rng.normal(size=len(edges.row))),
-        as_array(rng.normal(size=(N_USERS, N_ITEMS))),
-    )
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_product_and_gradients_are_those_of_dense_rows(name):
+    with precision(name) as dtype:
+        edges = edges_of_batch(MATRIX, USERS, padding=7)
+        blocks = blocks_of_every_make(edges, dtype)
+        kernel = jnp.asarray(np.random.default_rng(2).normal(size=(N_ITEMS, WIDTH)), dtype)
+        pull = np.random.default_rng(3).normal(size=(len(blocks) * N_USERS, WIDTH))
+
+        def with_gradients(project):
+            product, transpose = jax.vjp(project, blocks, kernel)
+            return product, transpose(jnp.asarray(pull, product.dtype))
+
+        actual = with_gradients(lambda blocks, kernel: project_rows(blocks, edges, kernel, N_USERS))
+        expected = with_gradients(lambda blocks, kernel: project_densely(blocks, edges, kernel))
+
+    assert_close(actual, expected, TOLERANCE[name])
+
+
+def test_scaled_rows_have_all_their_parts_scaled():
+    edges, kernel = edges_of_batch(MATRIX, USERS, padding=7), jnp.ones((N_ITEMS, WIDTH))
+    rows, factor = blocks_of_every_make(edges, jnp.float32)[0], jnp.arange(N_USERS) - 2.0
 
     whole = project_rows([rows], edges, kernel, N_USERS)
     scaled = project_rows([rows.scaled(factor, edges)], edges, kernel, N_USERS)
 
-    np.testing.assert_allclose(scaled, factor[:, None] * whole, rtol=1e-4, atol=1e-4)
+    assert_close(scaled, factor[:, None] * whole, 1e-5)
 
 
-def as_array(values):
-    return None if values is None else jnp.asarray(values, jnp.float32)
+def test_parts_are_added_where_they_are_and_where_they_are_not():
+    edges, kernel = edges_of_batch(MATRIX, USERS), jnp.ones((N_ITEMS, WIDTH))
+    first, second, third, _ = blocks_of_every_make(edges, jnp.float32)
+
+    for rows in (first, third):
+        whole = rows.plus(second.edge_weights, second.projected)
+        apart = project_rows([rows, second], edges, kernel, N_USERS)
+        together = project_rows([whole], edges, kernel, N_USERS)
+        assert_close(together, sum(jnp.split(apart, 2)), 1e-5)
+    assert third.plus(None, None) == third

@@ -244,12 +244,19 @@ def test_smooth_real_rows_are_the_dense_ones_where_the_noise_is_rounding(mask_ob
 def test_a_user_without_interactions_has_a_finite_sparse_row():
     # Such users are never drawn; the row is the model's own scores alone.
     users, items, kernel, uniform, edges = case(EVERYBODY, jnp.float32)
-    scores = unit_scores(users, items, edges, False)
-    real = real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
-    generated = unit_score_rows(scores, edges, False)
-    product, expected = jnp.split(project_rows([real, generated], edges, kernel, len(EVERYBODY)), 2)
     row = int(np.flatnonzero(EVERYBODY == 0)[0])
-    np.testing.assert_allclose(product[row], expected[row], rtol=1e-5)
+
+    def product(users, items):
+        scores = unit_scores(users, items, edges, False)
+        real = real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
+        blocks = [real, unit_score_rows(scores, edges, False)]
+        of_real, of_scores = jnp.split(project_rows(blocks, edges, kernel, len(EVERYBODY)), 2)
+        return of_real[row], of_scores[row]
+
+    (of_real, of_scores), transpose = jax.vjp(product, users, items)
+    np.testing.assert_allclose(of_real, of_scores, rtol=1e-5)
+    pull, nothing = jnp.ones(WIDTH), jnp.zeros(WIDTH)
+    assert_close(transpose((pull, nothing)), transpose((nothing, pull)), 1e-5)
 
 
 def test_gumbel_has_its_formula_and_its_bounds():

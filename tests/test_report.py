@@ -25,7 +25,7 @@ from mmssl_jax.training import restore
 from mmssl_jax.training.loop import dataset_record, fit
 from mmssl_jax.training.problem import load_problem, new_state
 from mmssl_jax.training.restore import restore_run
-from tests.tiny import tiny_config, tiny_dataset, write_folder
+from tests.tiny import partial_dataset, tiny_config, tiny_dataset, write_folder
 
 pytestmark = pytest.mark.slow  # trains or renders for minutes
 
@@ -337,6 +337,16 @@ def test_any_modalities_and_hostile_names(names):
         assert f"feature: {name}" in alts
     assert ("its weight is 1 everywhere" in page.text) == (len(names) == 1)
     assert ("weights of users" in alts) == (len(names) > 1)
+
+
+def test_how_many_items_lack_a_modality_is_said():
+    data = partial_dataset()
+    page = Page(render([untrained(data, "partial")]))
+    for name in data.modalities:
+        lacking = 1 - data.presence[name].mean()
+        assert 0.2 < lacking < 0.6
+        width = data.features[name].shape[1]
+        assert f"{name} ({width}, {lacking:.1%} of the items lack it)" in page.text
 
 
 def test_data_without_a_test_split_is_ranked_on_validation(restored, finished):

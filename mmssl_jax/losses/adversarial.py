@@ -33,7 +33,7 @@ class GameDraws(NamedTuple):
 def generated_rows(
     embeddings: Embeddings, users: Int[Array, " B"], edges: BatchEdges, mask_observed: bool
 ) -> list[FactoredRows]:
-    """The generated rows of each modality, one per user."""
+    """The generated rows of each modality, in the order of `feature_user`; one per user."""
     with jax.named_scope("generated_rows"):
         scores = (
             unit_scores(of_users[users], embeddings.feature_item[modality], edges, mask_observed)
@@ -42,7 +42,7 @@ def generated_rows(
         return [unit_score_rows(rows, edges, mask_observed) for rows in scores]
 
 
-def softened_rows(
+def batch_real_rows(
     embeddings: Embeddings,
     users: Int[Array, " B"],
     edges: BatchEdges,
@@ -51,7 +51,7 @@ def softened_rows(
     first_row: Int[Array, ""],
     config: Config,
 ) -> FactoredRows:
-    """The real rows, one per user: they are the same for all modalities."""
+    """The real rows of the batch, one per user: they are the same for all modalities."""
     mask_observed = config.structure.mask_observed
     with jax.named_scope("real_rows"):
         scores = unit_scores(embeddings.user[users], embeddings.item, edges, mask_observed)
@@ -159,9 +159,9 @@ def critic_projections(
     """Generated rows, real rows, and rows between them, alpha real + (1 - alpha) generated, each
     times the kernel; modality by modality, for each of which a user's real row stands once."""
     generated = generated_rows(embeddings, users, edges, config.structure.mask_observed)
-    softened = softened_rows(embeddings, users, edges, kernel, draws.noise, first_row, config)
+    soft = batch_real_rows(embeddings, users, edges, kernel, draws.noise, first_row, config)
     with jax.named_scope("project_rows"):
-        blocks, n_rows = [*generated, softened], users.shape[0]
+        blocks, n_rows = [*generated, soft], users.shape[0]
         *fakes, real = jnp.split(
             project_rows(blocks, edges, kernel, n_rows, config.precision), len(blocks)
         )

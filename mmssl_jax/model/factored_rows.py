@@ -13,15 +13,16 @@ from mmssl_jax.precision import Precision, matmul
 
 
 class FactoredRows(NamedTuple):
-    """Rows X `[B, I]` = users items^T + the weights at the batch's edges + R; None is zero.
+    """Rows X `[B, I]` = users items^T + the weights at the batch's edges + Y; None is zero.
 
-    `rest` is what R, known by its product alone, adds to X W.
+    `users` and `items` are given together. Y is known as its product with the kernel alone:
+    `projected` = Y W.
     """
 
     users: Float[Array, "B D"] | None = None
     items: Float[Array, "I D"] | None = None
     edge_weights: Float[Array, " S"] | None = None
-    rest: Float[Array, "B H"] | None = None
+    projected: Float[Array, "B H"] | None = None
 
     def scaled(self, factor: Float[Array, " B"], edges: BatchEdges) -> "FactoredRows":
         """The rows, each times its factor."""
@@ -30,8 +31,23 @@ class FactoredRows(NamedTuple):
             edge_weights=None
             if self.edge_weights is None
             else self.edge_weights * factor[edges.row],
-            rest=None if self.rest is None else self.rest * factor[:, None],
+            projected=None if self.projected is None else self.projected * factor[:, None],
         )
+
+    def plus(
+        self, edge_weights: Float[Array, " S"] | None, projected: Float[Array, "B H"] | None
+    ) -> "FactoredRows":
+        """The rows with more at their edges, and with more that is known by its product alone."""
+        return self._replace(
+            edge_weights=_sum(self.edge_weights, edge_weights),
+            projected=_sum(self.projected, projected),
+        )
+
+
+def _sum(left: Array | None, right: Array | None) -> Array | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right
 
 
 def project_rows(
@@ -43,8 +59,8 @@ def project_rows(
 ) -> Float[Array, "RB H"]:
     """X W of R blocks of `n_rows` rows, one after another, in O(R I D H + R B D H + R S H).
 
-    All blocks share one product with the item vectors and one pass over the edges, so the kernel
-    is read, and its gradient written, once.
+    All blocks share one product with the item vectors (of one width D) and one pass over the edges,
+    so each of the two reads the kernel, and writes its gradient, once.
     """
     terms: list[list[Array]] = [[] for _ in blocks]
     factors = [
@@ -68,7 +84,7 @@ def project_rows(
         for column, (index, _) in enumerate(weighted):
             terms[index].append(sums[:, column])
     for index, rows in enumerate(blocks):
-        if rows.rest is not None:
-            terms[index].append(rows.rest)
+        if rows.projected is not None:
+            terms[index].append(rows.projected)
     nothing = jnp.zeros((n_rows, kernel.shape[1]), kernel.dtype)
     return jnp.concatenate([functools.reduce(jnp.add, found, nothing) for found in terms])

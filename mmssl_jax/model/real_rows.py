@@ -5,7 +5,6 @@ A real row is rownorm(p + zeta s), p the softmax of the user's noisy training ro
 own unit score row (`unit_scores.py`). What it takes of p is p W, p . s and |p|^2.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,7 +86,7 @@ def uniform_block(
 
 
 class SoftRows(NamedTuple):
-    """What a real row needs of p = softmax(logits): p W, p . x and |p|^2."""
+    """What a real row needs of p = softmax(logits): p unformed, p . s and |p|^2."""
 
     rows: FactoredRows  # no low-rank part
     dot_unit_scores: Float[Array, " B"]
@@ -114,7 +113,7 @@ def sparse_soft_rows(
     precision: Precision = "float32",
 ) -> SoftRows:
     """Real rows whose softmax vanishes off the observed items: work on the batch's edges alone."""
-    del precision  # there is no matrix product
+    del kernel, precision  # there is no product
     n_rows = scores.users.shape[0]
     observed, noise_scale = logit_scales(config)
     logits = observed + noise_scale * gumbel(uniform_at_edges(noise, edges, first_row))
@@ -164,7 +163,7 @@ def smooth_soft_rows(
     total = n_items + rise * n_observed
     return SoftRows(
         rows=FactoredRows(
-            rest=jnp.sum(kernel, axis=0)[None, :] / total[:, None],
+            projected=jnp.sum(kernel, axis=0)[None, :] / total[:, None],
             edge_weights=rise * present / total[edges.row],
         ),
         dot_unit_scores=(of_all_items + rise * of_edges) * scores.inverse_norm / total,
@@ -218,7 +217,7 @@ def dense_soft_rows(
         # Recomputing a block in the backward pass keeps one block alive instead of all of them.
         sums, _ = jax.lax.scan(jax.checkpoint(add_block), start, blocks)
     return SoftRows(
-        rows=FactoredRows(rest=sums.projection / sums.total[:, None]),
+        rows=FactoredRows(projected=sums.projection / sums.total[:, None]),
         dot_unit_scores=sums.dot_unit_scores / sums.total,
         squared_norm=sums.squared_norm / sums.total**2,
     )
@@ -288,12 +287,6 @@ def real_rows(
     rows = soft.rows
     if zeta:
         scored = unit_score_rows(scores, edges, mask_observed)
-        of_scores = None if scored.edge_weights is None else zeta * scored.edge_weights
-        at_edges = [term for term in (rows.edge_weights, of_scores) if term is not None]
-        rows = FactoredRows(
-            users=zeta * scored.users,
-            items=scored.items,
-            edge_weights=functools.reduce(jnp.add, at_edges) if at_edges else None,
-            rest=rows.rest,
-        )
+        weighted = scored.scaled(jnp.full_like(squared, zeta), edges)
+        rows = weighted.plus(rows.edge_weights, rows.projected)
     return rows.scaled(inverse_norm(squared), edges)

@@ -1,4 +1,4 @@
-"""Generated rows, multiplied by the critic's first kernel without being formed.
+"""Generated rows, to which the critic's first kernel is applied without their being formed.
 
 With E `[B, D]` user vectors, V `[I, D]` item vectors, A the batch's 0/1 training rows and
 W `[I, H]` the kernel, a generated row is x = rownorm((e V^T) * (1 - a)), so that

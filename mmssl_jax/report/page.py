@@ -75,7 +75,7 @@ def headline_column(run: Run) -> dict[str, str]:
     column = {
         "state": "finished" if run.finished else "running or cut short",
         "dataset": f"{data['name']}: {data['users']:,} users, {data['items']:,} items",
-        "modalities": ", ".join(f"{name} ({w})" for name, w in data["modalities"].items()),
+        "modalities": ", ".join(modality_line(run, name) for name in data["modalities"]),
         "epochs": f"{len(records)}",
     }
     if records:
@@ -96,6 +96,13 @@ def headline_column(run: Run) -> dict[str, str]:
                 which = "" if ranking == MODEL else f", {ranking}"
                 column[f"{run.analysis['split']} {name}{which}"] = f"{value:.4f}"
     return column
+
+
+def modality_line(run: Run, name: str) -> str:
+    """Name and width of a modality, and the share of the items that lack it, if any does."""
+    missing = run.analysis["missing"][name] if run.analysis else 0.0
+    lacking = f", {missing:.1%} of the items lack it" if missing else ""
+    return f"{name} ({run.dataset['modalities'][name]}{lacking})"
 
 
 def training(runs: Sequence[Run]) -> str:

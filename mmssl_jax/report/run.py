@@ -114,8 +114,9 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
     """Everything a page shows of a state, on the test split, or on validation without one.
 
     Returns "split", "step", "ks", "k" (that of `train.monitor`), "metrics" by ranking, "activity"
-    and "found" by ranking, "concentration" by ranking and of the training data, "weights" of users
-    and items, "maps" by name with "map_popularity", "samples", and "cold" (`cold_items`).
+    and "found" by ranking, "concentration" by ranking and of the training data, "missing" rates by
+    modality, "weights" of users and items, "maps" by name with "map_popularity", "samples", and
+    "cold" (`cold_items`).
     """
     dataset, config = problem.dataset, problem.config
     split = "test" if len(dataset.test) else "validation"
@@ -165,6 +166,7 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
                 for name, each in shown.items()
             },
         },
+        "missing": {name: dataset.missing_rate(name) for name in dataset.modalities},
         "weights": modality_weights(embeddings, dataset.modalities),
         **item_maps(embeddings, item_degrees),
         "samples": sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),

@@ -10,7 +10,7 @@ import pytest
 
 from mmssl_jax.config import Config, flatten, override
 from mmssl_jax.graph.structure import edges_per_user, learned_edges_of_batch
-from mmssl_jax.losses.adversarial import generated_rows, softened_rows
+from mmssl_jax.losses.adversarial import batch_real_rows, generated_rows
 from mmssl_jax.losses.contrastive import contrastive_loss
 from mmssl_jax.model.critic import Critic, hidden_widths
 from mmssl_jax.model.factored_rows import project_rows
@@ -119,7 +119,7 @@ def embeddings():
 def real_rows(preset, embeddings, **changes):
     """The real rows themselves: their product with the identity."""
     edges, kernel = edges_of_batch(MATRIX, USERS), jnp.eye(N_ITEMS)
-    rows = softened_rows(
+    rows = batch_real_rows(
         embeddings[preset],
         jnp.asarray(USERS),
         edges,
