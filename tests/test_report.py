@@ -17,7 +17,7 @@ from mmssl_jax.commands import report_command
 from mmssl_jax.config import ConfigError, override
 from mmssl_jax.report.html import definitions, item_list, table, text
 from mmssl_jax.report.page import render
-from mmssl_jax.report.plots import Series, line_panel, require_matplotlib
+from mmssl_jax.report.plots import Series, line_panel, linear_range, require_matplotlib
 from mmssl_jax.report.run import MODEL, Run, analyse, load_run, load_runs
 from mmssl_jax.report.sections import by_data
 from mmssl_jax.reporting.log import read_records
@@ -373,6 +373,14 @@ def test_names_in_pictures_are_not_formulas():
     """A dollar sign or a leading underscore means something to Matplotlib."""
     series = [Series("_a$^$", [0, 1], [0, 1]), Series("$\\b{$", [0, 1], [1, 0])]
     assert line_panel("$\\frac$", series, "$x", "two lines").png.startswith(b"\x89PNG")
+
+
+def test_an_axis_is_logarithmic_beyond_the_usual_values_of_a_curve_that_starts_far_above():
+    falling = Series("loss", [0, 1, 2, 3], [1e5, -3.0, 2.0, 1.0])
+    assert linear_range([falling]) == 2.5
+    assert linear_range([Series("level", [0, 1, 2], [50.0, 1.0, 1.0])]) is None
+    assert linear_range([Series("nothing", [0, 1], [0.0, 0.0])]) is None
+    assert line_panel("loss", [falling], "epoch", "a loss").png.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("out", ["page.html", "."])

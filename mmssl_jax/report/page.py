@@ -18,7 +18,10 @@ RESULT = (
     "Validation metrics are from the log; the others were computed for this page from the best "
     "checkpoint on validation. Popularity and random rank the same items for the same users."
 )
-EPOCHS = "Means over each epoch's steps. A ring marks the epoch that this page analyses."
+EPOCHS = (
+    "Means over each epoch's steps. A ring marks the epoch that this page analyses. Where a curve "
+    "starts far above its later values, the axis is logarithmic beyond these."
+)
 
 
 def write_report(runs: Sequence[str], out: str = "report.html", data_path: str = "") -> Path:

@@ -104,9 +104,22 @@ def line_panel(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole))
         if from_zero:
             axes.set_ylim(bottom=0)
+        linear_up_to = None if stairs or diagonal else linear_range(series)
+        if linear_up_to:
+            axes.set_yscale("symlog", linthresh=linear_up_to)
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw, len(series))
+
+
+def linear_range(series: Sequence[Series]) -> float | None:
+    """Up to where a y axis should be linear, and logarithmic beyond; None for a linear one.
+
+    A loss that starts a hundred times above its later values leaves nothing of these to see.
+    """
+    sizes = np.abs([y for each in series for y in each.y])
+    typical = float(np.median(sizes)) if len(sizes) else 0.0
+    return typical if typical and sizes.max() > 100 * typical else None
 
 
 def bar_panel(
