@@ -84,7 +84,7 @@ def line_panel(
     """
 
     def draw(axes: "Axes") -> None:
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
         for each in series:
             colour, dash = _colour(each.style), DASHES[each.dash % len(DASHES)]
@@ -107,6 +107,11 @@ def line_panel(
         linear_up_to = None if stairs or diagonal else linear_range(series)
         if linear_up_to:
             axes.set_yscale("symlog", linthresh=linear_up_to)
+            decades = SymmetricalLogLocator(base=10, linthresh=linear_up_to)
+            decades.set_params(numticks=5)
+            axes.yaxis.set_major_locator(decades)
+            # Matplotlib's own labels of powers are formulas, which titles and names must not be.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw, len(series))
