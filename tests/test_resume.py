@@ -133,6 +133,7 @@ def test_died_between_two_saves(alone, tmp_path, monkeypatch, number):
     assert outcome(run) == alone("paper")
 
 
+@pytest.mark.slow
 def test_died_before_its_first_checkpoint(alone, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
