@@ -230,7 +230,7 @@ def use_run(
     recommender = Recommender.from_run(run, checkpoint, data_path, devices)
     if export:
         rows = export_lists(recommender, Path(export), k, leave_out=filter)
-        print(f"{export}: {rows:,} rows, the {k} best items of each user")
+        print(f"{export}: {rows:,} rows, the {k} best items of each user (left out: {filter})")
     if export_embeddings:
         number = write_embeddings(recommender, Path(export_embeddings))
         print(f"{export_embeddings}: embeddings of {number:,} users and items")

@@ -45,7 +45,7 @@ COLD = (
 )
 SAMPLES = (
     "One user drawn at random from each activity group, in the dataset's own ids. Held-out items "
-    "in the list are marked as hits."
+    "in the list are marked as hits, those of the split that this page analyses."
 )
 ALL_ALIKE = "With model.attention_values queries all modalities weigh alike, by construction."
 

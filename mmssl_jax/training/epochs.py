@@ -120,6 +120,8 @@ def train_epochs(
                 state, epoch = dispatch_epoch(programs, state, min(per_epoch, most_steps - steps))
                 steps += epoch.n_steps
             if waiting:
+                # An epoch's time ends when its figures are there, not when the next is dispatched.
+                jax.block_until_ready(waiting.ranking)
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
                 progress = read_epoch(
                     problem, programs, waiting, progress, seconds, outlets, bar, on_epoch
