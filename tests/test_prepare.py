@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.data import read_dataset
-from mmssl_jax.prepare.command import main
+from mmssl_jax.prepare.command import main, train_command
 from tests import shop
 
 pl = pytest.importorskip("polars", reason="needs the extra `tables`")
@@ -477,3 +477,12 @@ def test_settings_may_come_from_a_file(raw):
     (raw / "shop.yaml").write_text("\n".join([*lines, "  encoder: tests.shop:letters"]))
     data = read_dataset(run(raw, f"--config={raw / 'shop.yaml'}", "--text.modality=words"))
     assert data.modalities == ("words",)
+
+
+@pytest.mark.parametrize(
+    ("users", "flag"),
+    [(300, " --sampling.batch_size 128"), (1023, " --sampling.batch_size 256"), (1024, "")],
+)
+def test_the_train_command_fits_the_number_of_users(users, flag):
+    command = train_command("data/shop", {"kept": {"users": users}})
+    assert command == f"python train.py --data.path data/shop{flag}"

@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from mmssl_jax.config import ConfigError
+from mmssl_jax.config import ConfigError, SamplingConfig
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.prepare.pipeline import prepare
 from mmssl_jax.prepare.settings import Settings
@@ -39,4 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(summary_table(summary))
-    print(f"\ndataset: {settings.out}\ntrain: python train.py --data.path {settings.out}")
+    print(f"\ndataset: {settings.out}\ntrain: {train_command(settings.out, summary)}")
+
+
+def train_command(out: str, summary: dict[str, Any]) -> str:
+    """The command that trains on the folder; with a batch of some of its users if the default one
+    would take more than there are."""
+    command, users = f"python train.py --data.path {out}", summary["kept"]["users"]
+    if users >= SamplingConfig().batch_size:
+        return command
+    return f"{command} --sampling.batch_size {2 ** max(0, (users // 2).bit_length() - 1)}"
