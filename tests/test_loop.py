@@ -130,6 +130,35 @@ def test_a_start_that_was_killed_before_its_settings_starts_again(tmp_path):
     assert json.loads((run / "environment.json").read_text())
 
 
+class Awaited:
+    """Stands for an array, and knows whether anybody has waited for it."""
+
+    def __init__(self, array):
+        self.array, self.waited_for = array, False
+
+    def block_until_ready(self):
+        self.waited_for = True
+        return self
+
+
+def test_an_epoch_is_timed_until_its_figures_are_there(tmp_path, monkeypatch):
+    waited_for, dispatch_epoch, read_epoch = [], epochs.dispatch_epoch, epochs.read_epoch
+
+    def dispatch(*arguments):
+        state, epoch = dispatch_epoch(*arguments)
+        return state, epoch._replace(ranking=Awaited(epoch.ranking))
+
+    def read(problem, programs, epoch, *rest):  # called with the seconds
+        waited_for.append(epoch.ranking.waited_for)
+        return read_epoch(problem, programs, epoch._replace(ranking=epoch.ranking.array), *rest)
+
+    monkeypatch.setattr(epochs, "dispatch_epoch", dispatch)
+    monkeypatch.setattr(epochs, "read_epoch", read)
+    config = tiny_config("paper", {"train.epochs": 2})
+    fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
+    assert waited_for == [True, True]
+
+
 def test_resuming_nothing_is_refused(tmp_path):
     with pytest.raises(RunError, match="there is no run to resume"):
         fit(tiny_config(), tmp_path / "run", resume=True, dataset=tiny_dataset(), quiet=True)
