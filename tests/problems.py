@@ -86,20 +86,32 @@ def propagation_matrix(matrix: np.ndarray, normalization: str) -> np.ndarray:
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, floor: float = 0.0) -> None:
-    """Every leaf differs by at most `tolerance` of its largest entry.
+    """Every leaf differs by at most `tolerance` of its largest entry, or of what `floor` says."""
+    for path, error in _relative_errors(actual, expected, floor):
+        assert error <= tolerance, f"{path}: relative error {error:.1e}"
+
+
+def relative_error(actual: Any, expected: Any, floor: float = 0.0) -> float:
+    """The largest difference of any leaf, as a share of the leaf's largest entry.
 
     floor: share of the whole tree's largest entry that a leaf's scale is at least; for leaves whose
     true value is zero.
     """
+    return max(error for _, error in _relative_errors(actual, expected, floor))
+
+
+def _relative_errors(actual: Any, expected: Any, floor: float) -> list[tuple[str, float]]:
     actual, expected = jax.tree.map(np.asarray, (actual, expected))
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     assert largest > 0
+    errors = []
     paths = jax.tree_util.tree_leaves_with_path(expected)
     for (path, wanted), got in zip(paths, jax.tree.leaves(actual), strict=True):
         scale = max(np.abs(wanted).max(), floor * largest)
         error = np.abs(got - wanted).max() / scale if scale else np.abs(got).max()
-        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: relative error {error:.1e}"
+        errors.append((jax.tree_util.keystr(path), float(error)))
+    return errors
 
 
 def dense_unit_rows(rows: jax.Array) -> jax.Array:

@@ -26,6 +26,7 @@ from tests.problems import (
     edges_of_batch,
     interaction_matrix,
     precision,
+    relative_error,
     tiny_config,
     tiny_problem,
 )
@@ -130,52 +131,60 @@ class Game:
         return loss, parts["gradient_penalty"]
 
 
+def critic_loss_and_gradients(config, name, users, rows):
+    with precision(name) as dtype:
+        game = Game(config, dtype, users)
+        loss = game.dense_critic_loss if rows == "dense" else game.structured_critic_loss
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(game.params)
+
+
 @pytest.mark.parametrize("name", TOLERANCE)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_critic_loss_and_gradients_are_those_of_dense_rows(config, name):
-    with precision(name) as dtype:
-        game = Game(config, dtype, batch_users(config, name))
+    users = batch_users(config, name)
 
-        def both(params):
-            losses = game.structured_critic_loss, game.dense_critic_loss
-            return [jax.value_and_grad(loss, has_aux=True)(params) for loss in losses]
+    losses, gradients = critic_loss_and_gradients(config, name, users, "structured")
 
-        values = jax.jit(both)(game.params)
-    (losses, gradients), (expected_losses, expected_gradients) = values
-
-    assert losses[0].dtype == dtype
+    assert losses[0].dtype == name
+    expected_losses, expected = critic_loss_and_gradients(config, "float64", users, "dense")
     assert_close(losses, expected_losses, TOLERANCE[name])
     # Some true gradients are zero: the score's bias cancels, and batch norm removes shifts.
-    assert_close(gradients, expected_gradients, TOLERANCE[name], floor=0.1)
+    floor, tolerance = 0.1, TOLERANCE[name]
+    if name == "float32":
+        # What the layers round is not the structure's: dense rows may be off by as much.
+        _, rounded = critic_loss_and_gradients(config, name, users, "dense")
+        tolerance = max(tolerance, 2 * relative_error(rounded, expected, floor))
+    assert_close(gradients, expected, tolerance, floor)
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_generator_gradients_are_those_of_dense_rows(preset, name):
-    rng, config = np.random.default_rng(3), tiny_config(preset, game__weight=0.5, **NO_DROPOUT)
-    with precision(name) as dtype:
-        game = Game(config, dtype, batch_users(config, name))
-        items = jnp.asarray(rng.integers(N_ITEMS, size=(2, len(game.users))), jnp.int32)
-        batch = Batch(game.users, *items)
+    config = tiny_config(preset, game__weight=0.5, **NO_DROPOUT)
+    items = np.random.default_rng(3).integers(N_ITEMS, size=(2, len(batch_users(config, name))))
 
-        def structured(generator):
-            initial = generator["user_embedding"], generator["item_embedding"]
-            embeddings, dropout = game.embed(generator), game.key
-            return generator_loss(
-                embeddings, initial, batch, game.edges, game.critic, game.params, dropout, config
-            )[0]
+    def structured(generator, game, batch):
+        initial = generator["user_embedding"], generator["item_embedding"]
+        embeddings, dropout = game.embed(generator), game.key
+        return generator_loss(
+            embeddings, initial, batch, game.edges, game.critic, game.params, dropout, config
+        )[0]
 
-        def dense(generator):
-            initial = generator["user_embedding"], generator["item_embedding"]
-            embeddings = game.embed(generator)
-            rest, _ = recommendation_losses(embeddings, initial, *batch, config.loss)
-            fake = game.dense_fake(embeddings)
-            return rest - 0.5 * jnp.mean(game.dense_score(game.params, fake, game.key))
+    def dense(generator, game, batch):
+        initial = generator["user_embedding"], generator["item_embedding"]
+        embeddings = game.embed(generator)
+        rest, _ = recommendation_losses(embeddings, initial, *batch, config.loss)
+        fake = game.dense_fake(embeddings)
+        return rest - 0.5 * jnp.mean(game.dense_score(game.params, fake, game.key))
 
-        def both(generator):
-            return [jax.value_and_grad(loss)(generator) for loss in (structured, dense)]
+    def value_and_gradients(loss, type_name):
+        with precision(type_name) as dtype:
+            game = Game(config, dtype, batch_users(config, name))
+            batch = Batch(game.users, *jnp.asarray(items, jnp.int32))
+            return jax.jit(jax.value_and_grad(lambda x: loss(x, game, batch)))(game.generator)
 
-        (loss, gradients), (expected_loss, expected) = jax.jit(both)(game.generator)
+    loss, gradients = value_and_gradients(structured, name)
+    expected_loss, expected = value_and_gradients(dense, "float64")
 
     assert_close(loss, expected_loss, TOLERANCE[name])
     assert_close(gradients, expected, TOLERANCE[name], floor=0.1)
