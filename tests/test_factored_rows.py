@@ -28,10 +28,10 @@ def blocks_of_every_make(edges, dtype):
 
     return [
         FactoredRows(
-            draw(N_USERS, 3), draw(N_ITEMS, 3), draw(len(edges.row)), draw(N_USERS, WIDTH)
+            ((draw(N_USERS, 3), draw(N_ITEMS, 3)),), draw(len(edges.row)), draw(N_USERS, WIDTH)
         ),
         FactoredRows(edge_weights=draw(len(edges.row)), projected=draw(N_USERS, WIDTH)),
-        FactoredRows(draw(N_USERS, 3), draw(N_ITEMS, 3)),
+        FactoredRows(((draw(N_USERS, 3), draw(N_ITEMS, 3)), (draw(N_USERS, 1), draw(N_ITEMS, 1)))),
         FactoredRows(),
     ]
 
@@ -39,8 +39,8 @@ def blocks_of_every_make(edges, dtype):
 def project_densely(blocks, edges, kernel):
     def product(rows):
         whole = jnp.zeros((N_USERS, N_ITEMS), kernel.dtype)
-        if rows.users is not None:
-            whole += rows.users @ rows.items.T
+        for users, items in rows.factors:
+            whole += users @ items.T
         if rows.edge_weights is not None:
             weights = jnp.where(edges.mask, rows.edge_weights, 0.0)
             whole = whole.at[edges.row, edges.item].add(weights)
@@ -80,11 +80,10 @@ def test_scaled_rows_have_all_their_parts_scaled():
 
 def test_parts_are_added_where_they_are_and_where_they_are_not():
     edges, kernel = edges_of_batch(MATRIX, USERS), jnp.ones((N_ITEMS, WIDTH))
-    first, second, third, _ = blocks_of_every_make(edges, jnp.float32)
+    first, second, third, nothing = blocks_of_every_make(edges, jnp.float32)
 
-    for rows in (first, third):
-        whole = rows.plus(second.edge_weights, second.projected)
-        apart = project_rows([rows, second], edges, kernel, N_USERS)
-        together = project_rows([whole], edges, kernel, N_USERS)
+    for rows, others in ((first, second), (third, second), (first, third)):
+        apart = project_rows([rows, others], edges, kernel, N_USERS)
+        together = project_rows([rows.plus(others)], edges, kernel, N_USERS)
         assert_close(together, sum(jnp.split(apart, 2)), 1e-5)
-    assert third.plus(None, None) == third
+    assert third.plus(nothing) == third

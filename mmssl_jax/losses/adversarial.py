@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from mmssl_jax.config import Config
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.critic import Critic
-from mmssl_jax.model.factored_rows import FactoredRows, project_rows
+from mmssl_jax.model.factored_rows import FactoredRows, project_rows, project_rows_with_gram
+from mmssl_jax.model.kernel_products import symmetric_product
 from mmssl_jax.model.mmssl import Embeddings
 from mmssl_jax.model.real_rows import real_rows
 from mmssl_jax.model.unit_scores import unit_score_rows, unit_scores
@@ -70,77 +71,57 @@ def score_rows(
     return scores
 
 
-# Column blocks of a symmetric product: its lower half is not computed, and products stay wide.
-_GRAM_BLOCK = 256
-
-
-def gram(kernel: Float[Array, "I H"], precision: Precision = "float32") -> Float[Array, "H H"]:
-    """W^T W of a kernel W."""
-    return _symmetric_product(kernel, kernel, precision)
-
-
-def _symmetric_product(
-    left: Float[Array, "N H"], right: Float[Array, "N H"], precision: Precision = "float32"
-) -> Float[Array, "H H"]:
-    """L^T R where it is known to be symmetric: only the blocks on and above the diagonal are
-    multiplied."""
-    width = left.shape[1]
-    starts = range(0, width, _GRAM_BLOCK)
-    strips = [
-        matmul(left[:, first : first + _GRAM_BLOCK].T, right[:, first:], precision)
-        for first in starts
-    ]
-    upper = jnp.concatenate(
-        [jnp.pad(strip, ((0, 0), (width - strip.shape[1], 0))) for strip in strips]
-    )
-    return jnp.triu(upper) + jnp.triu(upper, 1).T
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def squared_norms(
-    delta: Float[Array, "B H"], kernel: Float[Array, "I H"], precision: Precision = "float32"
+    delta: Float[Array, "B H"], gram: Float[Array, "H H"], precision: Precision = "float32"
 ) -> Float[Array, " B"]:
     """|delta_b W^T|^2 = delta_b (W^T W) delta_b^T of each row b, without the rows [B, I].
 
-    Its gradient reuses delta (W^T W), and takes one product with W: for cotangents g,
-    2 g delta (W^T W) and 2 W (delta^T diag(g) delta).
+    Args:
+      gram: W^T W of the kernel W.
+    The gradients, 2 g delta (W^T W) and delta^T diag(g) delta for cotangents g, reuse the product
+    of the value and take one more, of half the size, as it is symmetric.
     """
-    return _squared_norms_forward(delta, kernel, precision)[0]
+    return _squared_norms_forward(delta, gram, precision)[0]
 
 
 def _squared_norms_forward(
-    delta: Float[Array, "B H"], kernel: Float[Array, "I H"], precision: Precision
-) -> tuple[Float[Array, " B"], tuple[Array, Array, Array]]:
-    product = matmul(delta, gram(kernel, precision), precision)
-    return jnp.sum(product * delta, axis=1), (delta, product, kernel)
+    delta: Float[Array, "B H"], gram: Float[Array, "H H"], precision: Precision
+) -> tuple[Float[Array, " B"], tuple[Array, Array]]:
+    product = matmul(delta, gram, precision)
+    return jnp.sum(product * delta, axis=1), (delta, product)
 
 
 def _squared_norms_backward(
-    precision: Precision,
-    residuals: tuple[Array, Array, Array],
-    cotangent: Float[Array, " B"],
-) -> tuple[Float[Array, "B H"], Float[Array, "I H"]]:
-    delta, product, kernel = residuals
-    twice = 2 * cotangent[:, None]
-    weighted = _symmetric_product(delta, twice * delta, precision)
-    return twice * product, matmul(kernel, weighted, precision)
+    precision: Precision, residuals: tuple[Array, Array], cotangent: Float[Array, " B"]
+) -> tuple[Float[Array, "B H"], Float[Array, "H H"]]:
+    delta, product = residuals
+    weighted = cotangent[:, None] * delta
+    return 2 * cotangent[:, None] * product, symmetric_product(delta, weighted, precision)
 
 
 squared_norms.defvjp(_squared_norms_forward, _squared_norms_backward)
 
 
 def gradient_penalty(
-    critic: Critic, params: dict, projection: Float[Array, "B H"], dropout: Key[Array, ""]
+    critic: Critic,
+    params: dict,
+    projection: Float[Array, "B H"],
+    gram: Float[Array, "H H"],
+    dropout: Key[Array, ""],
 ) -> Float[Array, ""]:
     """Mean over rows of (||d score / d x|| - 1)^2.
 
     With delta = d score / d (x W), the gradient of a row is delta W^T, whose squared norm is
     delta (W^T W) delta^T: one Gram matrix serves all rows and no row is formed.
+
+    Args:
+      projection: the rows times the first kernel W.
+      gram: W^T W.
     """
-    kernel = params["first_kernel"]
     with jax.named_scope("gradient_penalty"):
         delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
-        squared = squared_norms(delta, kernel, critic.precision)
+        squared = squared_norms(delta, gram, critic.precision)
         # A gradient of exactly zero has norm 0 and no direction: the root is guarded, no quotient.
         positive = squared > 0
         norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
@@ -155,20 +136,20 @@ def critic_projections(
     draws: GameDraws,
     first_row: Int[Array, ""],
     config: Config,
-) -> tuple[Float[Array, "MB H"], Float[Array, "MB H"], Float[Array, "MB H"]]:
+) -> tuple[Float[Array, "MB H"], Float[Array, "MB H"], Float[Array, "MB H"], Float[Array, "H H"]]:
     """Generated rows, real rows, and rows between them, alpha real + (1 - alpha) generated, each
-    times the kernel; modality by modality, for each of which a user's real row stands once."""
+    times the kernel W; modality by modality, for each of which a user's real row stands once.
+    And W^T W."""
     generated = generated_rows(embeddings, users, edges, config.structure.mask_observed)
     soft = batch_real_rows(embeddings, users, edges, kernel, draws.noise, first_row, config)
     with jax.named_scope("project_rows"):
         blocks, n_rows = [*generated, soft], users.shape[0]
-        *fakes, real = jnp.split(
-            project_rows(blocks, edges, kernel, n_rows, config.precision), len(blocks)
-        )
+        projection, gram = project_rows_with_gram(blocks, edges, kernel, n_rows, config.precision)
+        *fakes, real = jnp.split(projection, len(blocks))
     fake, real = jnp.concatenate(fakes), jnp.tile(real, (len(generated), 1))
     alpha = draws.alpha.T.reshape(-1, 1)
     # The first layer is linear, so the projection of an interpolated row is the interpolation.
-    return fake, real, alpha * real + (1 - alpha) * fake
+    return fake, real, alpha * real + (1 - alpha) * fake, gram
 
 
 def critic_loss(
@@ -182,13 +163,15 @@ def critic_loss(
     config: Config,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """mean score(generated) - mean score(real) + weight * gradient penalty, and its parts."""
-    fake, real, between = critic_projections(
+    fake, real, between, gram = critic_projections(
         params["first_kernel"], embeddings, users, edges, draws, first_row, config
     )
     fake_key, real_key, between_key = jax.random.split(draws.dropout, 3)
     fake_score = jnp.mean(score_rows(critic, params, fake, fake_key))
     real_score = jnp.mean(score_rows(critic, params, real, real_key))
-    penalty = config.game.gradient_penalty * gradient_penalty(critic, params, between, between_key)
+    penalty = config.game.gradient_penalty * gradient_penalty(
+        critic, params, between, gram, between_key
+    )
     loss = fake_score - real_score + penalty
     parts = {
         "critic_loss": loss,

@@ -5,42 +5,40 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mmssl_jax.graph.rows import BatchEdges
-from mmssl_jax.model.edge_product import edge_products
+from mmssl_jax.model.kernel_products import KernelProducts, kernel_products
 from mmssl_jax.precision import Precision, matmul
+
+Factor = tuple[Float[Array, "B _D"], Float[Array, "I _D"]]
 
 
 class FactoredRows(NamedTuple):
-    """Rows X `[B, I]` = users items^T + the weights at the batch's edges + Y; None is zero.
+    """Rows X `[B, I]` = sum over factors (users, items) of users items^T + the weights at the
+    batch's edges + Y; None is zero.
 
-    `users` and `items` are given together. Y is known as its product with the kernel alone:
-    `projected` = Y W.
+    Y is known as its product with the kernel alone: `projected` = Y W.
     """
 
-    users: Float[Array, "B D"] | None = None
-    items: Float[Array, "I D"] | None = None
+    factors: tuple[Factor, ...] = ()
     edge_weights: Float[Array, " S"] | None = None
     projected: Float[Array, "B H"] | None = None
 
     def scaled(self, factor: Float[Array, " B"], edges: BatchEdges) -> "FactoredRows":
         """The rows, each times its factor."""
-        return self._replace(
-            users=None if self.users is None else self.users * factor[:, None],
-            edge_weights=None
-            if self.edge_weights is None
-            else self.edge_weights * factor[edges.row],
-            projected=None if self.projected is None else self.projected * factor[:, None],
-        )
+        by_edge = None if self.edge_weights is None else self.edge_weights * factor[edges.row]
+        projected = None if self.projected is None else self.projected * factor[:, None]
+        factors = tuple((users * factor[:, None], items) for users, items in self.factors)
+        return FactoredRows(factors, by_edge, projected)
 
-    def plus(
-        self, edge_weights: Float[Array, " S"] | None, projected: Float[Array, "B H"] | None
-    ) -> "FactoredRows":
-        """The rows with more at their edges, and with more that is known by its product alone."""
-        return self._replace(
-            edge_weights=_sum(self.edge_weights, edge_weights),
-            projected=_sum(self.projected, projected),
+    def plus(self, other: "FactoredRows") -> "FactoredRows":
+        """The sum of the rows."""
+        return FactoredRows(
+            self.factors + other.factors,
+            _sum(self.edge_weights, other.edge_weights),
+            _sum(self.projected, other.projected),
         )
 
 
@@ -57,34 +55,51 @@ def project_rows(
     n_rows: int,
     precision: Precision = "float32",
 ) -> Float[Array, "RB H"]:
-    """X W of R blocks of `n_rows` rows, one after another, in O(R I D H + R B D H + R S H).
+    """X W of R blocks of `n_rows` rows, one after another, in O(R I D H + R B D H + R S H)."""
+    return _project(blocks, edges, kernel, n_rows, False, precision)[0]
 
-    All blocks share one product with the item vectors (of one width D) and one pass over the edges,
-    so each of the two reads the kernel, and writes its gradient, once.
-    """
-    terms: list[list[Array]] = [[] for _ in blocks]
-    factors = [
-        (index, rows.users, rows.items)
-        for index, rows in enumerate(blocks)
-        if rows.users is not None and rows.items is not None
-    ]
-    if factors:
-        items = jnp.concatenate([of_items for *_, of_items in factors], axis=1)
-        products = jnp.split(matmul(items.T, kernel, precision), len(factors))
-        for (index, users, _), product in zip(factors, products, strict=True):
-            terms[index].append(matmul(users, product, precision))
-    weighted = [
-        (index, rows.edge_weights)
-        for index, rows in enumerate(blocks)
-        if rows.edge_weights is not None
-    ]
-    if weighted:
-        weights = jnp.stack([of_rows for _, of_rows in weighted], axis=1)
-        sums = edge_products(weights, edges, kernel, n_rows)
-        for column, (index, _) in enumerate(weighted):
-            terms[index].append(sums[:, column])
-    for index, rows in enumerate(blocks):
-        if rows.projected is not None:
-            terms[index].append(rows.projected)
+
+def project_rows_with_gram(
+    blocks: Sequence[FactoredRows],
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    n_rows: int,
+    precision: Precision = "float32",
+) -> tuple[Float[Array, "RB H"], Float[Array, "H H"]]:
+    """`project_rows`, and the kernel's W^T W, whose gradients are made in one pass."""
+    projection, gram = _project(blocks, edges, kernel, n_rows, True, precision)
+    assert gram is not None
+    return projection, gram
+
+
+def _project(
+    blocks: Sequence[FactoredRows],
+    edges: BatchEdges,
+    kernel: Float[Array, "I H"],
+    n_rows: int,
+    with_gram: bool,
+    precision: Precision,
+) -> tuple[Float[Array, "RB H"], Float[Array, "H H"] | None]:
+    factors = [(index, *factor) for index, rows in enumerate(blocks) for factor in rows.factors]
+    weighted = [(i, r.edge_weights) for i, r in enumerate(blocks) if r.edge_weights is not None]
+    columns = [weights[:, None] for _, weights in weighted]
+    products: KernelProducts = kernel_products(
+        kernel,
+        [items for *_, items in factors],
+        jnp.concatenate([jnp.zeros((edges.row.shape[0], 0), kernel.dtype), *columns], axis=1),
+        edges,
+        n_rows,
+        with_gram,
+        precision,
+    )
     nothing = jnp.zeros((n_rows, kernel.shape[1]), kernel.dtype)
-    return jnp.concatenate([functools.reduce(jnp.add, found, nothing) for found in terms])
+    terms = [[nothing if r.projected is None else r.projected] for r in blocks]
+    ends = np.cumsum([items.shape[1] for *_, items in factors])[:-1]
+    if factors:
+        parts = jnp.split(products.factors, ends)
+        for (index, users, _), product in zip(factors, parts, strict=True):
+            terms[index].append(matmul(users, product, precision))
+    for column, (index, _) in enumerate(weighted):
+        terms[index].append(products.at_edges[:, column])
+    projection = jnp.concatenate([functools.reduce(jnp.add, found) for found in terms])
+    return projection, products.gram

@@ -88,7 +88,7 @@ def uniform_block(
 class SoftRows(NamedTuple):
     """What a real row needs of p = softmax(logits): p unformed, p . s and |p|^2."""
 
-    rows: FactoredRows  # no low-rank part
+    rows: FactoredRows
     dot_unit_scores: Float[Array, " B"]
     squared_norm: Float[Array, " B"]
 
@@ -163,7 +163,7 @@ def smooth_soft_rows(
     total = n_items + rise * n_observed
     return SoftRows(
         rows=FactoredRows(
-            projected=jnp.sum(kernel, axis=0)[None, :] / total[:, None],
+            factors=((1 / total[:, None], jnp.ones((n_items, 1), kernel.dtype)),),
             edge_weights=rise * present / total[edges.row],
         ),
         dot_unit_scores=(of_all_items + rise * of_edges) * scores.inverse_norm / total,
@@ -287,6 +287,5 @@ def real_rows(
     rows = soft.rows
     if zeta:
         scored = unit_score_rows(scores, edges, mask_observed)
-        weighted = scored.scaled(jnp.full_like(squared, zeta), edges)
-        rows = weighted.plus(rows.edge_weights, rows.projected)
+        rows = scored.scaled(jnp.full_like(squared, zeta), edges).plus(rows)
     return rows.scaled(inverse_norm(squared), edges)

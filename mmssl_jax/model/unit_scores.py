@@ -47,8 +47,7 @@ def unit_scores(
 def unit_score_rows(scores: UnitScores, edges: BatchEdges, mask_observed: bool) -> FactoredRows:
     """The unit score rows x themselves, unformed."""
     rows = FactoredRows(
-        users=scores.users,
-        items=scores.items,
+        factors=((scores.users, scores.items),),
         edge_weights=-scores.edge_scores if mask_observed else None,
     )
     return rows.scaled(scores.inverse_norm, edges)

@@ -172,7 +172,7 @@ def critic_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Erro
     users, edges = share.batch.users, share.edges
 
     def rows(kernel: jax.Array) -> dict[str, jax.Array]:
-        fake, real, between = critic_projections(
+        fake, real, between, _ = critic_projections(
             kernel, embeddings, users, edges, draws.game, share.first_row, config
         )
         return {"fake": fake, "real": real, "interpolated": between, "generator": fake}

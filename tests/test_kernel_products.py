@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmssl_jax.model import kernel_products as module
+from mmssl_jax.model.kernel_products import kernel_products, symmetric_product
+from tests.problems import (
+    N_ITEMS,
+    N_USERS,
+    TOLERANCE,
+    assert_close,
+    edges_of_batch,
+    interaction_matrix,
+    precision,
+)
+
+MATRIX = interaction_matrix()
+USERS = np.random.default_rng(0).permutation(N_USERS)
+
+
+def dense_products(kernel, items, weights, edges):
+    rows = jnp.zeros((N_USERS, N_ITEMS, weights.shape[1]), weights.dtype)
+    rows = rows.at[edges.row, edges.item].add(jnp.where(edges.mask[:, None], weights, 0.0))
+    of_factors = jnp.concatenate(items, axis=1).T @ kernel
+    return of_factors, jnp.einsum("bir,ih->brh", rows, kernel), kernel.T @ kernel
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("edges_at_once", [4, 1024])
+@pytest.mark.parametrize("items_at_once", [5, 2**14])
+def test_products_and_gradients_are_those_of_dense_rows(
+    items_at_once, edges_at_once, name, monkeypatch
+):
+    assert N_ITEMS % 5  # the last block of items overlaps the one before
+    monkeypatch.setattr(module, "ITEMS_AT_ONCE", items_at_once)
+    monkeypatch.setattr(module, "EDGES_AT_ONCE", edges_at_once)
+    rng = np.random.default_rng(1)
+    with precision(name) as dtype:
+        edges = edges_of_batch(MATRIX, USERS)
+
+        def draw(*shape):
+            return jnp.asarray(rng.normal(size=shape), dtype)
+
+        items, weights = [draw(N_ITEMS, 3), draw(N_ITEMS, 1)], draw(len(edges.row), 3)
+        kernel, half = draw(N_ITEMS, 5), draw(5, 5)
+        pull = draw(4, 5), draw(N_USERS, 3, 5), half + half.T
+
+        def structured(kernel, items, weights):
+            return tuple(kernel_products(kernel, items, weights, edges, N_USERS, with_gram=True))
+
+        def dense(kernel, items, weights):
+            return dense_products(kernel, items, weights, edges)
+
+        products, transpose = jax.vjp(structured, kernel, items, weights)
+        expected, expected_transpose = jax.vjp(dense, kernel, items, weights)
+        gradients, expected_gradients = transpose(pull), expected_transpose(pull)
+
+    assert_close(products, expected, TOLERANCE[name])
+    assert_close(gradients, expected_gradients, TOLERANCE[name])
+
+
+def products_at_edges(kernel, weights, edges, n_rows):
+    return kernel_products(kernel, [], weights, edges, n_rows).at_edges
+
+
+def test_weights_of_padding_are_never_read():
+    edges = edges_of_batch(MATRIX, USERS, padding=7)
+    weights = jnp.where(edges.mask, 1.0, jnp.nan)[:, None]
+
+    product = products_at_edges(jnp.eye(N_ITEMS), weights, edges, N_USERS)
+
+    np.testing.assert_array_equal(product[:, 0], MATRIX[USERS])
+
+
+def test_no_edges_give_zeros():
+    edges = edges_of_batch(MATRIX, np.array([0, 0]))
+    kernel = jnp.ones((N_ITEMS, 3))
+
+    product, gradient = jax.value_and_grad(
+        lambda kernel: jnp.sum(products_at_edges(kernel, jnp.ones((5, 1)), edges, 2))
+    )(kernel)
+
+    assert float(product) == 0
+    np.testing.assert_array_equal(gradient, np.zeros((N_ITEMS, 3)))
+
+
+def test_a_gram_matrix_that_nobody_asks_for_is_none():
+    edges = edges_of_batch(MATRIX, USERS)
+    items, weights = [jnp.ones((N_ITEMS, 2))], jnp.ones((len(edges.row), 0))
+
+    products = kernel_products(jnp.ones((N_ITEMS, 3)), items, weights, edges, N_USERS)
+
+    assert products.gram is None
+    np.testing.assert_array_equal(products.factors, np.full((2, 3), N_ITEMS))
+
+
+@pytest.mark.parametrize("width", [4, 511, 512, 1100])
+def test_symmetric_products_of_any_width(width):
+    rows = np.random.default_rng(0).normal(size=(7, width)).astype(np.float32)
+    weights = np.arange(7, dtype=np.float32)[:, None]
+
+    product = symmetric_product(jnp.asarray(rows), jnp.asarray(weights * rows))
+
+    assert_close(product, rows.T.astype(float) @ (weights * rows), 1e-6)
