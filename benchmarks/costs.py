@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from benchmarks.measure import show
 from mmssl_jax.config import Config
 from mmssl_jax.model.critic import hidden_widths
+from mmssl_jax.model.kernel_products import HALVED_FROM
 from mmssl_jax.model.real_rows import dense_soft_rows, soft_rows_form
 from mmssl_jax.presets import preset_config
 from mmssl_jax.training.state import Sizes, learned_edges_length
 
 FLOAT = 4  # bytes
 EDGE = 12  # bytes of a directed edge: sender, receiver, weight
-GRAM_STRIP = 256  # columns of a strip of the Gram matrix W^T W, whose lower half is left out
 
 
 class Shape(NamedTuple):
@@ -74,19 +74,27 @@ def step_matmul_flops(config: Config, s: Shape) -> dict[str, int]:
     real_rows = grams + (2 * factors if softened and config.game.score_weight else 0)
     if softened and soft_rows_form(config.game, s.I, jnp.float32) is dense_soft_rows:
         real_rows += 4 * batch * s.I * s.H1 + 2 * batch * s.I * s.D
-    strips = sum(
-        2 * s.I * min(GRAM_STRIP, s.H1 - first) * (s.H1 - first)
-        for first in range(0, s.H1, GRAM_STRIP)
-    )
     return {
         "encoders": 4 * s.I * s.F * s.D,
         "attention": (s.U + s.I) * per_node,
         "contrastive": 12 * s.M * batch * s.B * s.D if config.loss.contrastive else 0,
         "generated_rows": s.M * (4 * grams + 4 * factors + 2 * batch * s.D * s.H1),
         "real_rows": real_rows,
-        "gradient_penalty": 6 * layer + strips + 2 * s.I * s.H1**2 + 4 * s.M * batch * s.H1**2,
+        "gradient_penalty": 6 * layer
+        + symmetric_flops(s.I, s.H1)
+        + symmetric_flops(s.M * batch, s.H1)
+        + 2 * (s.I + s.M * batch) * s.H1**2,
         "critic_layers": 8 * layer,
     }
+
+
+def symmetric_flops(n_rows: int, width: int) -> int:
+    """FLOPs of `kernel_products.symmetric_product` of rows [n_rows, width]."""
+    if width < HALVED_FROM:
+        return 2 * n_rows * width**2
+    half = width // 2
+    halves = symmetric_flops(n_rows, half) + symmetric_flops(n_rows, width - half)
+    return halves + 2 * n_rows * half * (width - half)
 
 
 def rebuild_matmul_flops(s: Shape) -> int:

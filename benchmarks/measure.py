@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from mmssl_jax.commands import USER_ERRORS, leave
 from mmssl_jax.reporting.environment import environment
@@ -126,21 +127,27 @@ def matmul_rate(sizes: tuple[tuple[int, int, int], ...] = MATMUL_SIZES, repeats:
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """FLOPs of all matrix products of a traced function, scans multiplied by their length.
 
-    A branch counts as its dearest side, the body of a loop of unknown length as one pass.
+    Products with a single vector are none, and what no result needs is left out, as XLA does. A
+    branch counts as its dearest side, the body of a loop of unknown length as one pass.
     """
     closed: ClosedJaxpr = jax.make_jaxpr(function)(*arguments)
-    return _jaxpr_flops(closed.jaxpr)
+    needed, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return _jaxpr_flops(needed)
 
 
 def _jaxpr_flops(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
+            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
             left, result = (v.aval for v in (equation.invars[0], equation.outvars[0]))
             assert isinstance(left, ShapedArray)
             assert isinstance(result, ShapedArray)
-            total += 2 * result.size * math.prod(left.shape[axis] for axis in contracted)
+            inner = math.prod(left.shape[axis] for axis in contracted)
+            batch = math.prod(left.shape[axis] for axis in batched)
+            rows = left.size // (inner * batch) if left.size else 0
+            if rows > 1 and result.size > rows * batch:
+                total += 2 * result.size * inner
         inner_flops = [_jaxpr_flops(inner) for inner in inner_jaxprs(equation.params)]
         if equation.primitive.name == "cond":
             total += max(inner_flops, default=0)

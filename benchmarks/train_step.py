@@ -1,5 +1,6 @@
 """One training step, both players: `python -m benchmarks.train_step --config C --data.path DIR`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from benchmarks.measure import (
     xla_flops,
 )
 from benchmarks.scopes import scope_shares
+from mmssl_jax.compilation import compiler_options
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.parallel import in_float32
@@ -73,23 +75,24 @@ def measure_step(
     # Any step but an epoch's first, which would rebuild the graphs.
     state = new_state(problem)._replace(step=jnp.int32(1))
 
-    @jax.jit
+    options = compiler_options(problem.devices[0].platform)
+    compiled = functools.partial(jax.jit, compiler_options=options)
+
+    @compiled
     @in_float32
     def scan(state: TrainState, inputs: Inputs) -> Any:
         return train_steps(state, inputs, config, sizes, steps)
 
-    @jax.jit
     @in_float32
     def one_step(state: TrainState, inputs: Inputs) -> Any:
         draws = draw(state.key, state.step, inputs, config, sizes)
         return train_step(state, draws, inputs, config, sizes)
 
-    @jax.jit
+    @compiled
     @in_float32
     def rebuild(state: TrainState, inputs: Inputs) -> Any:
         return rebuild_if(jnp.bool_(True), state, inputs, config, sizes).learned
 
-    @jax.jit
     @in_float32
     def dense_step(state: TrainState, inputs: Inputs) -> Any:
         draws = draw(state.key, state.step, inputs, config, sizes)
@@ -102,7 +105,7 @@ def measure_step(
     peak = memory()
     rate, flops = rate or matmul_rate(), matmul_flops(one_step, state, inputs)
     floor_ms = flops / rate * 1e3
-    compiled = scan.lower(state, inputs).compile()
+    program = scan.lower(state, inputs).compile()
     result = {
         "step_ms": step_ms + rebuild_ms / sizes.steps_per_epoch,
         "rebuild_ms": rebuild_ms,
@@ -110,15 +113,16 @@ def measure_step(
         "matmul_floor_ms": floor_ms,
         "roofline": floor_ms / step_ms,
         "matmul_gflop": flops / 1e9,
-        "xla_gflop": xla_flops(one_step.lower(state, inputs).compile()) / 1e9,
+        "xla_gflop": xla_flops(compiled(one_step).lower(state, inputs).compile()) / 1e9,
         "best_matmul_gflop_per_s": rate / 1e9,
         **peak,
         "time_share": scope_shares(
-            compiled.as_text() or "", lambda: compiled(state, inputs), SCOPES, profile
+            program.as_text() or "", lambda: program(state, inputs), SCOPES, profile
         ),
     }
     if dense and config.game.weight and config.game.kind == "adversarial":
-        result["dense_step_ms"] = median_ms(lambda: dense_step(state, inputs), min(repeats, 3))
+        call = compiled(dense_step)
+        result["dense_step_ms"] = median_ms(lambda: call(state, inputs), min(repeats, 3))
         result["dense_matmul_gflop"] = matmul_flops(dense_step, state, inputs) / 1e9
         result |= {f"dense_{name}": value for name, value in memory().items()}
     return result

@@ -1,5 +1,4 @@
-"""Devices: the only file that knows how a per-device function is spread over several of them,
-and where what is compiled for them is kept.
+"""Devices: the only file that knows how a per-device function is spread over several of them.
 
 A per-device function sees its own share of the sharded arguments and a full copy of the others, and
 combines with its peers through the collectives below. `jax.pmap` and `jax.shard_map` run the same
@@ -7,9 +6,7 @@ function and give the same numbers.
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -17,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mmssl_jax.compilation import compile_ahead, compiler_options
 from mmssl_jax.config import ConfigError
 
 AXIS = "devices"
@@ -37,25 +35,6 @@ def local_devices(count: int = 0) -> list[jax.Device]:
     return devices[: count or len(devices)]
 
 
-def keep_compilations(setting: str) -> None:
-    """Keeps compiled programs on disk, so that the next process need not compile them.
-
-    Args:
-      setting: a folder; auto for `mmssl_jax` in the user's cache folder; off. Where JAX has been
-        told a folder already, or told to keep none, that stands.
-    """
-    told = jax.config.values
-    if (
-        setting == "off"
-        or told["jax_compilation_cache_dir"]
-        or not told["jax_enable_compilation_cache"]
-    ):
-        return
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "mmssl_jax" if setting == "auto" else Path(setting)
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-
-
 def spread(
     function: Callable[..., Any],
     devices: Sequence[jax.Device],
@@ -72,7 +51,7 @@ def spread(
       donated: positions of arguments whose memory the outputs take over.
     Returns: a callable of the whole arguments; its outputs carry no device axis.
     """
-    function = in_float32(function)
+    function, options = in_float32(function), compiler_options(devices[0].platform)
     if transform == "pmap":
         # pmap wants at least one mapped argument: the devices' numbers, which nobody reads.
         numbers = share_out(jnp.arange(len(devices)), devices)
@@ -84,7 +63,8 @@ def spread(
             devices=list(devices),
             donate_argnums=tuple(position + 1 for position in donated),
         )
-        return lambda *arguments: mapped(numbers, *arguments)
+        compiled = compile_ahead(mapped, options)
+        return lambda *arguments: compiled(numbers, *arguments)
 
     def on_shard(*arguments: Any) -> Any:
         shares = [
@@ -96,12 +76,13 @@ def spread(
     specs = tuple(PartitionSpec(AXIS) if is_sharded else PartitionSpec() for is_sharded in sharded)
     mesh = _mesh(devices)
     # check_vma=False keeps the rule of pmap that the transpose of a sum over devices is such a sum.
-    return jax.jit(
+    sharing = jax.jit(
         jax.shard_map(
             on_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
         ),
         donate_argnums=tuple(donated),
     )
+    return compile_ahead(sharing, options)
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,9 +96,14 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     return at_full_precision
 
 
+def on_all(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Where arrays lie of which each device has a full copy, as `spread` wants its arguments."""
+    return NamedSharding(_mesh(devices), PartitionSpec())
+
+
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Puts a full copy of every array on each device, as `spread` wants its arguments."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+    """Puts a full copy of every array on each device."""
+    return jax.device_put(tree, on_all(devices))
 
 
 def share_out(tree: Any, devices: Sequence[jax.Device]) -> Any:

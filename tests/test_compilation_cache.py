@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import jax, jax.numpy as jnp
-from mmssl_jax.parallel import keep_compilations
+from mmssl_jax.compilation import keep_compilations
 keep_compilations({setting!r})
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((9, 9))).block_until_ready()

@@ -4,6 +4,7 @@ import optax
 import pytest
 
 from mmssl_jax.config import OptimConfig
+from mmssl_jax.training import optimizers
 from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 
 
@@ -27,10 +28,11 @@ def adam_by_loops(parameter, gradients, rates, beta_1, beta_2, decay):
     return parameter
 
 
-@pytest.fixture
-def draws():
+@pytest.fixture(params=[3, 2**14], ids=["in blocks of three rows", "in one block"])
+def draws(request, monkeypatch):
+    monkeypatch.setattr(optimizers, "ROWS_AT_ONCE", request.param)
     rng = np.random.default_rng(0)
-    return rng.normal(size=4), rng.normal(size=(6, 4))
+    return rng.normal(size=(7, 2)), rng.normal(size=(6, 7, 2))
 
 
 def test_generator_is_adamw_whose_rate_falls_by_epochs(draws):

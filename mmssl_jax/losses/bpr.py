@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmssl_jax.model.row_blocks import map_row_blocks
+
 
 def bpr_loss(
     users: Float[Array, "B D"], positives: Float[Array, "B D"], negatives: Float[Array, "B D"]
@@ -24,5 +26,13 @@ def feature_l2(
 ) -> Float[Array, ""]:
     """Sum of |f|^2 / 2 over all nodes and modalities, per item."""
     n_items = next(iter(feature_item.values())).shape[0]
-    squares = [jnp.sum(x * x) for x in (*feature_user.values(), *feature_item.values())]
-    return jnp.sum(jnp.stack(squares)) / (2 * n_items)
+    # Row by row: the squares of all entries would be kept from where their norms are taken to here.
+    by_row = [
+        map_row_blocks(_squared_norms, None, x)
+        for x in (*feature_user.values(), *feature_item.values())
+    ]
+    return jnp.sum(jnp.stack([jnp.sum(squares) for squares in by_row])) / (2 * n_items)
+
+
+def _squared_norms(_: None, x: Float[Array, "N D"]) -> Float[Array, " N"]:
+    return jnp.sum(x * x, axis=-1)

@@ -2,13 +2,18 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mmssl_jax.model.norms import unit_rows
+from mmssl_jax.model.row_blocks import map_row_blocks
+
+Values = Literal["keys", "queries"]
 
 
 class CrossModalAttention(nn.Module):
@@ -22,53 +27,75 @@ class CrossModalAttention(nn.Module):
 
     dim: int
     heads: int
-    values: Literal["keys", "queries"]
+    values: Values
 
     @nn.compact
     def __call__(
-        self, embeddings: Sequence[Float[Array, "N D"]]
+        self, embeddings: Sequence[Float[Array, "N D"]], unit: bool = False
     ) -> tuple[Float[Array, "N D"], Float[Array, "M N"]]:
         """Returns the fused embeddings and each modality's weight (mean over heads, queries).
 
         Args:
           embeddings: one array per modality. A stack of them would cost the backward pass a stack
             of zeros for every use of one.
+          unit: whether the fused embeddings are divided by their norms.
         """
-        shape = (self.heads * self.dim, self.dim)
-        w_output = self.param("output", nn.initializers.xavier_uniform(), shape)
-        weights = self._mean_weights(embeddings)
-        # The mean over queries commutes with the output projection, so it was taken first; and a
-        # projection per head needs no concatenation of the heads.
-        fused = functools.reduce(
-            jnp.add,
-            (
-                _sum_of_weighted([w[head] for w in weights], embeddings) @ projection
-                for head, projection in enumerate(jnp.split(w_output, self.heads))
-            ),
-        )
-        return fused, jax.lax.stop_gradient(jnp.stack([w.mean(axis=0) for w in weights]))
+        names = ("output",) if self.values == "queries" else ("output", "query", "key")
+        heights = {"output": self.heads * self.dim}
+        params = {
+            name: self.param(
+                name,
+                nn.initializers.xavier_uniform(),
+                (heights.get(name, self.dim), self.dim),
+            )
+            for name in names
+        }
+        attend = functools.partial(_fuse, heads=self.heads, values=self.values, unit=unit)
+        fused, weights = map_row_blocks(attend, params, tuple(embeddings))
+        return fused, jax.lax.stop_gradient(weights.T)
 
-    def _mean_weights(self, embeddings: Sequence[Float[Array, "N D"]]) -> list[Float[Array, "H N"]]:
-        """Weight of each value, mean over queries.
 
-        Modalities are lists and nodes the last axis: stacks of narrow arrays are slow on a CPU.
-        """
-        if self.values == "queries":
-            n_modalities, n_nodes = len(embeddings), embeddings[0].shape[0]
-            return [jnp.full((self.heads, n_nodes), 1 / n_modalities)] * n_modalities
-        initializer = nn.initializers.xavier_uniform()
-        w_query = self.param("query", initializer, (self.dim, self.dim))
-        w_key = self.param("key", initializer, (self.dim, self.dim))
-        keys = [embedding @ w_key for embedding in embeddings]
-        sums = [jnp.zeros((self.heads, embeddings[0].shape[0]))] * len(keys)
-        for query in (embedding @ w_query for embedding in embeddings):
-            logits = [head_products(query, key, self.heads) for key in keys]
-            normalizer = functools.reduce(jnp.logaddexp, logits)
-            sums = [
-                total + jnp.exp(logit - normalizer)
-                for total, logit in zip(sums, logits, strict=True)
-            ]
-        return [total / len(keys) for total in sums]
+def _fuse(
+    params: Mapping[str, Array],
+    embeddings: Sequence[Float[Array, "N D"]],
+    heads: int,
+    values: Values,
+    unit: bool,
+) -> tuple[Float[Array, "N D"], Float[Array, "N M"]]:
+    """The attention of `CrossModalAttention` with its parameters `output`, `query` and `key`."""
+    weights = _mean_weights(params, embeddings, heads, values)
+    # The mean over queries commutes with the output projection, so it was taken first; and a
+    # projection per head needs no concatenation of the heads.
+    fused = functools.reduce(
+        jnp.add,
+        (
+            _sum_of_weighted([w[head] for w in weights], embeddings) @ projection
+            for head, projection in enumerate(jnp.split(params["output"], heads))
+        ),
+    )
+    fused = unit_rows(fused) if unit else fused
+    return fused, jnp.stack([w.mean(axis=0) for w in weights], axis=1)
+
+
+def _mean_weights(
+    params: Mapping[str, Array], embeddings: Sequence[Float[Array, "N D"]], heads: int, values: str
+) -> list[Float[Array, "H N"]]:
+    """Weight of each value, mean over queries.
+
+    Modalities are lists and nodes the last axis: stacks of narrow arrays are slow on a CPU.
+    """
+    n_modalities, n_nodes = len(embeddings), embeddings[0].shape[0]
+    if values == "queries":
+        return [jnp.full((heads, n_nodes), 1 / n_modalities)] * n_modalities
+    keys = [embedding @ params["key"] for embedding in embeddings]
+    sums = [jnp.zeros((heads, n_nodes))] * n_modalities
+    for query in (embedding @ params["query"] for embedding in embeddings):
+        logits = [head_products(query, key, heads) for key in keys]
+        normalizer = functools.reduce(jnp.logaddexp, logits)
+        sums = [
+            total + jnp.exp(logit - normalizer) for total, logit in zip(sums, logits, strict=True)
+        ]
+    return [total / n_modalities for total in sums]
 
 
 def head_products(

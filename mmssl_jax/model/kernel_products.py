@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mmssl_jax.blocks import Block, fold_blocks, zeros_of_its_own
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.precision import Precision, matmul
 
@@ -23,7 +24,7 @@ EDGES_AT_ONCE = 1024
 # Items handled at once: most catalogues are one block; work arrays of larger ones stay small.
 ITEMS_AT_ONCE = 2**14
 # Columns from which half a symmetric product costs less than the whole one.
-_WIDE = 512
+HALVED_FROM = 512
 
 
 class KernelProducts(NamedTuple):
@@ -71,7 +72,7 @@ def symmetric_product(
     By halves of the columns, down to widths at which products of more columns are no faster.
     """
     width = left.shape[1]
-    if width < _WIDE:
+    if width < HALVED_FROM:
         return matmul(left.T, right, precision)
     half = width // 2
     first, second = slice(None, half), slice(half, None)
@@ -112,21 +113,20 @@ def _forward(
     (with_gram, precision), width = static, kernel.shape[1]
     n_factors = sum(vectors.shape[1] for vectors in items)
 
-    def add_items(sums: tuple, first: Int[Array, ""], is_new: Array | None) -> tuple:
-        block = _rows_from(kernel, first, is_new)
-        of_factors, gram = sums
+    def add_items(sums: tuple, block: Block) -> tuple:
+        (of_factors, gram), cut = sums, block.cut(kernel)
+        cut = block.only_new(cut, 0.0)
         if items:
-            side_by_side = jnp.concatenate([_rows_from(x, first, None) for x in items], axis=1)
-            of_factors = of_factors + matmul(side_by_side.T, block, precision)
+            of_factors = of_factors + matmul(_side_by_side(items, block).T, cut, precision)
         if with_gram:
-            gram = gram + symmetric_product(block, block, precision)
+            gram = gram + symmetric_product(cut, cut, precision)
         return of_factors, gram
 
     zeros = (
         jnp.zeros((n_factors, width), kernel.dtype),
         jnp.zeros((width, width), kernel.dtype) if with_gram else None,
     )
-    of_factors, gram = _over_items(kernel.shape[0], zeros, add_items)
+    of_factors, gram = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, zeros, add_items)
 
     def add_edges(total: Array, _: Array, rows: Array, items: Array, w: Array) -> Array:
         return total.at[rows].add(w[:, :, None] * kernel[items][:, None, :])
@@ -140,33 +140,34 @@ def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
     kernel, items, weights, edges, like = residuals
     (with_gram, precision), (of_factors, at_edges, of_gram) = static, cotangents
 
-    def kernel_rows(gradient: Array, first: Int[Array, ""], _: Array | None) -> Array:
+    def kernel_rows(gradient: Array, block: Block) -> Array:
         rows = jnp.zeros((), kernel.dtype)
         if items:
-            side_by_side = jnp.concatenate([_rows_from(x, first, None) for x in items], axis=1)
-            rows = rows + matmul(side_by_side, of_factors, precision)
+            rows = rows + matmul(_side_by_side(items, block), of_factors, precision)
         if of_gram is not None:
-            rows = rows + 2 * matmul(_rows_from(kernel, first, None), of_gram, precision)
-        return _put_rows(gradient, rows, first)
+            rows = rows + matmul(block.cut(kernel), 2 * of_gram, precision)
+        return block.put(gradient, rows)
 
-    def item_rows(gradients: Factors, first: Int[Array, ""], _: Array | None) -> Factors:
-        rows = matmul(_rows_from(kernel, first, None), of_factors.T, precision)
+    def item_rows(gradients: Factors, block: Block) -> Factors:
+        rows = matmul(block.cut(kernel), of_factors.T, precision)
         ends = np.cumsum([x.shape[1] for x in items])[:-1]
-        parts = jnp.split(rows, ends, axis=1)
-        return tuple(_put_rows(g, x, first) for g, x in zip(gradients, parts, strict=True))
+        return block.put(gradients, tuple(jnp.split(rows, ends, axis=1)))
 
-    of_kernel, of_items = jnp.zeros_like(kernel), tuple(map(jnp.zeros_like, items))
+    of_kernel, of_items = (
+        jax.tree.map(lambda x: zeros_of_its_own(x.shape, x.dtype, x), tree)
+        for tree in (kernel, items)
+    )
     if items or with_gram:
-        of_kernel = _over_items(kernel.shape[0], of_kernel, kernel_rows)
+        of_kernel = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, of_kernel, kernel_rows)
     if items:
-        of_items = _over_items(kernel.shape[0], of_items, item_rows)
+        of_items = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, of_items, item_rows)
 
     def add_edges(
         carry: tuple[Array, Array], first: Array, rows: Array, items: Array, w: Array
     ) -> tuple[Array, Array]:
         of_weights, of_kernel = carry
         at_rows = at_edges[rows]
-        # As products: XLA's CPU backend is slow in sums over the last axis of such arrays.
+        # As a product: XLA's CPU backend may be slow in sums over the last axis of such arrays.
         products = jnp.einsum("srh,sh->sr", at_rows, kernel[items])
         of_weights = jax.lax.dynamic_update_slice_in_dim(of_weights, products, first, 0)
         return of_weights, of_kernel.at[items].add(jnp.einsum("sr,srh->sh", w, at_rows))
@@ -182,37 +183,8 @@ def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
 _products.defvjp(_forward, _backward)
 
 
-def _over_items(
-    n_items: int, start: Carry, visit: Callable[[Carry, Int[Array, ""], Array | None], Carry]
-) -> Carry:
-    """Folds `visit(carry, first item, is_new)` over blocks of `ITEMS_AT_ONCE` items.
-
-    The last block ends with the last item and may overlap the one before: `is_new` tells the items
-    that no block has had, and is None where there is one block.
-    """
-    if n_items <= ITEMS_AT_ONCE:
-        return visit(start, jnp.int32(0), None)
-
-    def one_block(index: Int[Array, ""], carry: Carry) -> Carry:
-        first = jnp.minimum(index * ITEMS_AT_ONCE, n_items - ITEMS_AT_ONCE)
-        is_new = first + jnp.arange(ITEMS_AT_ONCE) >= index * ITEMS_AT_ONCE
-        return visit(carry, first, is_new)
-
-    return jax.lax.fori_loop(0, -(-n_items // ITEMS_AT_ONCE), one_block, start)
-
-
-def _rows_from(x: Float[Array, "I C"], first: Int[Array, ""], is_new: Array | None) -> Array:
-    """A block's rows of x, those that are not new as zeros."""
-    if x.shape[0] <= ITEMS_AT_ONCE:
-        return x
-    rows = jax.lax.dynamic_slice_in_dim(x, first, ITEMS_AT_ONCE)
-    return rows if is_new is None else jnp.where(is_new[:, None], rows, 0.0)
-
-
-def _put_rows(x: Float[Array, "I C"], rows: Float[Array, "N C"], first: Int[Array, ""]) -> Array:
-    if x.shape[0] <= ITEMS_AT_ONCE:
-        return rows
-    return jax.lax.dynamic_update_slice_in_dim(x, rows, first, 0)
+def _side_by_side(items: Factors, block: Block) -> Float[Array, "N F"]:
+    return jnp.concatenate(block.cut(items), axis=1)
 
 
 def _padding(n_edges: int) -> int:

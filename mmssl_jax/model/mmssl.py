@@ -120,14 +120,14 @@ class MMSSL(nn.Module):
             attention = CrossModalAttention(
                 config.dim, config.heads, config.attention_values, name="attention"
             )
-            fused_user, weight_user = attention(list(id_user.values()))
-            fused_item, weight_item = attention(list(id_item.values()))
+            fused_user, weight_user = attention(list(id_user.values()), unit=True)
+            fused_item, weight_item = attention(list(id_item.values()), unit=True)
 
         with jax.named_scope("light_gcn"):
             user, item = propagate_ids(
                 observed.ids,
-                user_ids + config.id_fusion * unit_rows(fused_user),
-                item_ids + config.id_fusion * unit_rows(fused_item),
+                user_ids + config.id_fusion * fused_user,
+                item_ids + config.id_fusion * fused_item,
                 config,
             )
 

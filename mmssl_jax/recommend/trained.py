@@ -14,7 +14,6 @@ from mmssl_jax.graph.bipartite import Normalization
 from mmssl_jax.model.encoders import FeatureEncoder
 from mmssl_jax.model.fusion import CrossModalAttention
 from mmssl_jax.model.mmssl import Embeddings, id_layers
-from mmssl_jax.model.norms import unit_rows
 from mmssl_jax.parallel import in_float32, replicate
 from mmssl_jax.training.problem import Problem
 from mmssl_jax.training.state import Inputs, TrainState
@@ -112,8 +111,8 @@ def first_layer(
     embeddings; a node that was not trained has none.
     """
     attention = CrossModalAttention(config.dim, config.heads, config.attention_values)
-    fused, _ = attention.apply({"params": generator["attention"]}, list(by_modality.values()))
-    return ids + config.id_fusion * unit_rows(fused)
+    fused, _ = attention.apply({"params": generator["attention"]}, list(by_modality.values()), True)
+    return ids + config.id_fusion * fused
 
 
 def edge_weights_into(

@@ -1,8 +1,18 @@
-"""Both players' optimizers."""
+"""Both players' optimizers: optax's Adam and AdamW, at the memory of their moments."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
+from mmssl_jax.blocks import Block, fold_blocks
 from mmssl_jax.config import OptimConfig
+
+_EPSILON = 1e-8
+# Rows whose moments are renewed at once.
+ROWS_AT_ONCE = 2**14
 
 
 def generator_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -11,10 +21,47 @@ def generator_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.Grad
     def rate(count):
         return config.lr * config.lr_decay ** ((count // steps_per_epoch) / 50)
 
-    return optax.adamw(rate, weight_decay=config.weight_decay)
+    return optax.chain(
+        scale_by_moments(0.9, 0.999),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
 
 
 def critic_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     """Adam with the critic's rate and betas."""
-    beta_1, beta_2 = config.critic_betas
-    return optax.adam(config.critic_lr, b1=beta_1, b2=beta_2)
+    return optax.chain(
+        scale_by_moments(*config.critic_betas), optax.scale_by_learning_rate(config.critic_lr)
+    )
+
+
+def scale_by_moments(beta_1: float, beta_2: float) -> optax.GradientTransformation:
+    """optax's `scale_by_adam`, whose updates wait for the new moments of tall arrays.
+
+    XLA would compute these twice, once within the new parameters: that takes a copy of the old
+    ones, and keeps the gradients until the end of the step. What a loop has made it takes as made.
+    """
+    adam = optax.scale_by_adam(beta_1, beta_2, _EPSILON)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+
+        def new_moments(gradient: Array, mean: Array, square: Array) -> tuple[Array, Array]:
+            def one_block(carry: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
+                old = state._replace(mu=block.cut(carry[0]), nu=block.cut(carry[1]))
+                new = adam.update(block.cut(gradient), old)[1]
+                return block.put(carry, block.only_new((new.mu, new.nu), (old.mu, old.nu)))
+
+            return fold_blocks(gradient.shape[0], ROWS_AT_ONCE, (mean, square), one_block)
+
+        moments = jax.tree.map(new_moments, gradients, state.mu, state.nu)
+        mu, nu = jax.tree.transpose(
+            jax.tree.structure(gradients), jax.tree.structure((0, 0)), moments
+        )
+        state = state._replace(count=optax.safe_increment(state.count), mu=mu, nu=nu)
+        means = optax.tree.bias_correction(mu, beta_1, state.count)
+        squares = optax.tree.bias_correction(nu, beta_2, state.count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _EPSILON), means, squares)
+        return updates, state
+
+    return optax.GradientTransformation(adam.init, update)

@@ -1,6 +1,7 @@
 """A configured dataset, ready to train and evaluate: devices, sizes, inputs, programs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmssl_jax.compilation import compiler_options, keep_compilations
 from mmssl_jax.config import Config, ConfigError, DataConfig
 from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
@@ -17,8 +19,8 @@ from mmssl_jax.data.synthetic import planted_dataset
 from mmssl_jax.parallel import (
     AXIS,
     in_float32,
-    keep_compilations,
     local_devices,
+    on_all,
     replicate,
     spread,
 )
@@ -101,8 +103,11 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
 def new_state(problem: Problem) -> TrainState:
     """The state before the first step, on all devices: a step's results lie as its arguments do,
     so that the second call finds the first one's compilation."""
-    init = jax.jit(lambda inputs: init_state(inputs, problem.config, problem.sizes))
-    return replicate(init(problem.inputs), problem.devices)
+    init = jax.jit(
+        lambda inputs: init_state(inputs, problem.config, problem.sizes),
+        out_shardings=on_all(problem.devices),  # a copy made later would be one too many
+    )
+    return init(problem.inputs)
 
 
 class Programs(NamedTuple):
@@ -162,7 +167,7 @@ def compile_embedding(problem: Problem) -> Callable[[TrainState], tuple[jax.Arra
     """A function from a state to the final user and item embeddings, in evaluation mode."""
     config, sizes = problem.config, problem.sizes
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options(problem.devices[0].platform))
     @in_float32
     def embed(generator: dict, learned: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
         embeddings = forward(generator, learned, inputs, config, sizes, None)

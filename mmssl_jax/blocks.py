@@ -1,0 +1,67 @@
+"""Walking tall arrays in blocks of rows, so that work arrays have the size of a block."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Carry = TypeVar("Carry")
+
+
+class Block(NamedTuple):
+    """Rows `first` and following; `is_new` tells those that are in no block before."""
+
+    first: Int[Array, ""]
+    is_new: Bool[Array, " N"]
+
+    def cut(self, tree: Any) -> Any:
+        """The block's rows of every array."""
+        size = self.is_new.shape[0]
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, self.first, size), tree)
+
+    def put(self, tree: Any, rows: Any) -> Any:
+        """The arrays with these rows in the block's place."""
+
+        def put_one(x: Array, y: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(x, y, self.first, 0)
+
+        return jax.tree.map(put_one, tree, rows)
+
+    def only_new(self, rows: Any, otherwise: Any) -> Any:
+        """The block's rows that are new, and the others from `otherwise`."""
+
+        def select(x: Array, y: Array) -> Array:
+            return jnp.where(self.is_new.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+        return jax.tree.map(select, rows, otherwise)
+
+
+def fold_blocks(
+    length: int, size: int, start: Carry, visit: Callable[[Carry, Block], Carry]
+) -> Carry:
+    """Folds `visit(carry, block)` over blocks of `size` of the `length` rows.
+
+    The last block ends with the last row and may overlap the one before. Up to `size` rows are one
+    block, without a loop.
+    """
+    if length <= size:
+        return visit(start, Block(jnp.int32(0), jnp.ones(length, bool)))
+
+    def one_block(index: Int[Array, ""], carry: Carry) -> Carry:
+        first = jnp.minimum(index * size, length - size)
+        return visit(carry, Block(first, first + jnp.arange(size) >= index * size))
+
+    return jax.lax.fori_loop(0, -(-length // size), one_block, start)
+
+
+def zeros_of_its_own(
+    shape: tuple[int, ...], dtype: Any, source: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Zeros for a loop to fill, which XLA does not share between loops.
+
+    All zeros of one shape would be one array, kept from the first loop to the last and copied for
+    each. These are 0 times the first entry of `source`, which XLA must take for a value.
+    """
+    return jnp.broadcast_to((0 * source.ravel()[0]).astype(dtype), shape)

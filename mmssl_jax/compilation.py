@@ -1,0 +1,83 @@
+"""How XLA compiles, and where what it has compiled is kept."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# What XLA's CPU backend does by default, with jax 0.10, is slower or takes more memory here.
+_CPU_OPTIONS = {
+    # Its library of fused products takes longer for the widest products of the critic.
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # Its schedule keeps work arrays for longer, for a concurrency that two cores do not have.
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+}
+
+
+def keep_compilations(setting: str) -> None:
+    """Keeps compiled programs on disk, so that the next process need not compile them.
+
+    Args:
+      setting: a folder; auto for `mmssl_jax` in the user's cache folder; off. Where JAX has been
+        told a folder already, or told to keep none, that stands.
+    """
+    told = jax.config.values
+    if (
+        setting == "off"
+        or told["jax_compilation_cache_dir"]
+        or not told["jax_enable_compilation_cache"]
+    ):
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home) / "mmssl_jax" if setting == "auto" else Path(setting)
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """XLA's options for programs on a platform: none but on a CPU.
+
+    What the environment's XLA_FLAGS say stands, and an option that this version of XLA does not
+    know is left out.
+    """
+    if platform != "cpu":
+        return {}
+    told = os.environ.get("XLA_FLAGS", "")
+    return {
+        name: value
+        for name, value in _CPU_OPTIONS.items()
+        if name not in told and _is_known(name, value)
+    }
+
+
+@functools.cache
+def _is_known(name: str, value: str) -> bool:
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def compile_ahead(function: Any, options: dict[str, str]) -> Callable[..., Any]:
+    """A function that JAX can lower, compiled with these options, once for each kind of arguments.
+
+    For transforms that take no options, or none where they are traced: then it is the function as
+    it is. Arguments must lie on the devices as the first ones of their kind did.
+    """
+    if not options:
+        return function
+    compiled: dict[Any, Any] = {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return function(*arguments)
+        kind = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if kind not in compiled:
+            compiled[kind] = function.lower(*arguments).compile(compiler_options=options)
+        return compiled[kind](*arguments)
+
+    return call

@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmssl_jax.blocks import fold_blocks, zeros_of_its_own
+from mmssl_jax.model import row_blocks
+from mmssl_jax.model.row_blocks import map_row_blocks
+from tests.problems import assert_close
+
+
+@pytest.mark.parametrize(("length", "size"), [(7, 3), (6, 3), (3, 3), (2, 3), (4, 3)])
+def test_every_row_is_new_in_one_block(length, size):
+    times = fold_blocks(
+        length,
+        size,
+        jnp.zeros(length, int),
+        lambda times, block: block.put(times, block.cut(times) + block.is_new),
+    )
+    np.testing.assert_array_equal(times, np.ones(length))
+
+
+def test_rows_that_are_not_new_come_from_elsewhere():
+    def visit(x, block):
+        return block.put(x, block.only_new(block.cut(x) + 1, block.cut(x)))
+
+    np.testing.assert_array_equal(fold_blocks(5, 3, jnp.zeros((5, 2)), visit), np.ones((5, 2)))
+
+
+def test_zeros_of_their_own():
+    zeros = zeros_of_its_own((2, 3), jnp.int32, jnp.full((4, 1), 7.0))
+    assert zeros.dtype == jnp.int32
+    np.testing.assert_array_equal(zeros, np.zeros((2, 3)))
+
+
+def mixed(params, rows):
+    x, (y,) = rows
+    return {"product": jnp.tanh(x @ params["w"]) * y, "sum": jnp.sum(x, axis=1)}
+
+
+@pytest.mark.parametrize("n_rows", [8, 9, 12])
+def test_values_and_gradients_are_those_of_all_rows_at_once(n_rows, monkeypatch):
+    monkeypatch.setattr(row_blocks, "ROWS_AT_ONCE", 4)
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    params, rows = {"w": draw(3, 2)}, (draw(n_rows, 3), [draw(n_rows, 2)])
+    pull = {"product": draw(n_rows, 2), "sum": draw(n_rows)}
+
+    values, transpose = jax.vjp(lambda p, r: map_row_blocks(mixed, p, r), params, rows)
+    expected, expected_transpose = jax.vjp(mixed, params, rows)
+
+    assert_close(values, expected, 1e-6)
+    assert_close(transpose(pull), expected_transpose(pull), 1e-6)
+
+
+def test_nothing_in_between_is_kept_for_the_backward_pass(monkeypatch):
+    rows = jnp.ones((64, 8))
+
+    def wide(params, rows):
+        return jnp.sum(jnp.tanh(rows @ params), axis=1)
+
+    def kept(rows_at_once):
+        monkeypatch.setattr(row_blocks, "ROWS_AT_ONCE", rows_at_once)
+        _, transpose = jax.vjp(lambda x: map_row_blocks(wide, jnp.ones((8, 100)), x), rows)
+        return sum(leaf.size for leaf in jax.tree.leaves(transpose))
+
+    assert kept(16) <= 64 * 8 + 8 * 100
+    assert kept(64) > 64 * 100
