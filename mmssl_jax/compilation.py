@@ -36,7 +36,7 @@ def keep_compilations(setting: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
-def compiler_options(platform: str) -> dict[str, str]:
+def compiler_options(platform: str) -> dict[str, Any]:
     """XLA's options for programs on a platform: none but on a CPU.
 
     What the environment's XLA_FLAGS say stands, and an option that this version of XLA does not
@@ -61,7 +61,7 @@ def _is_known(name: str, value: str) -> bool:
     return True
 
 
-def compile_ahead(function: Any, options: dict[str, str]) -> Callable[..., Any]:
+def compile_ahead(function: Any, options: dict[str, Any]) -> Callable[..., Any]:
     """A function that JAX can lower, compiled with these options, once for each kind of arguments.
 
     For transforms that take no options, or none where they are traced: then it is the function as

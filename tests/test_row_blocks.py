@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from mmssl_jax.blocks import fold_blocks, zeros_of_its_own
-from mmssl_jax.model import row_blocks
+from mmssl_jax.graph import propagate
+from mmssl_jax.model import encoders, kernel_products, row_blocks
 from mmssl_jax.model.row_blocks import map_row_blocks
-from tests.problems import assert_close
+from mmssl_jax.training import optimizers
+from mmssl_jax.training.draws import draw
+from mmssl_jax.training.step import train_step
+from tests.problems import assert_close, precision, tiny_config, tiny_problem
 
 
 @pytest.mark.parametrize(("length", "size"), [(7, 3), (6, 3), (3, 3), (2, 3), (4, 3)])
@@ -69,3 +73,34 @@ def test_nothing_in_between_is_kept_for_the_backward_pass(monkeypatch):
 
     assert kept(16) <= 64 * 8 + 8 * 100
     assert kept(64) > 64 * 100
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_a_step_in_blocks_is_the_step_at_once(preset, monkeypatch):
+    config = tiny_config(preset)
+    with precision("float64") as dtype:
+        _, _, inputs, sizes, state = tiny_problem(config, dtype=dtype)
+
+        def two_steps():
+            draws = draw(state.key, state.step, inputs, config, sizes)
+
+            @jax.jit
+            def step(state):
+                return train_step(state, draws, inputs, config, sizes)
+
+            after, metrics = step(step(state)[0])
+            return (after.generator, after.critic, after.critic_opt, after.generator_opt), metrics
+
+        at_once = two_steps()
+        for module, name, size in (
+            (row_blocks, "ROWS_AT_ONCE", 5),
+            (optimizers, "ROWS_AT_ONCE", 4),
+            (kernel_products, "ITEMS_AT_ONCE", 5),
+            (kernel_products, "EDGES_AT_ONCE", 4),
+            (propagate, "EDGES_AT_ONCE", 7),
+            (encoders, "EDGES_AT_ONCE", 7),
+        ):
+            monkeypatch.setattr(module, name, size)
+        in_blocks = two_steps()
+
+    assert_close(in_blocks, at_once, 1e-9, floor=1e-3)
