@@ -13,6 +13,7 @@ from mmssl_jax.config import Config
 from mmssl_jax.model.critic import hidden_widths
 from mmssl_jax.model.kernel_products import HALVED_FROM
 from mmssl_jax.model.real_rows import dense_soft_rows, soft_rows_form
+from mmssl_jax.model.row_blocks import ROWS_AT_ONCE
 from mmssl_jax.presets import preset_config
 from mmssl_jax.training.state import Sizes, learned_edges_length
 
@@ -74,9 +75,11 @@ def step_matmul_flops(config: Config, s: Shape) -> dict[str, int]:
     real_rows = grams + (2 * factors if softened and config.game.score_weight else 0)
     if softened and soft_rows_form(config.game, s.I, jnp.float32) is dense_soft_rows:
         real_rows += 4 * batch * s.I * s.H1 + 2 * batch * s.I * s.D
+    # Blocks of nodes compute their forward pass anew in the backward pass.
+    nodes = sum(n + (n / 3 if n > ROWS_AT_ONCE else 0) for n in (s.U, s.I))
     return {
         "encoders": 4 * s.I * s.F * s.D,
-        "attention": (s.U + s.I) * per_node,
+        "attention": round(nodes * per_node),
         "contrastive": 12 * s.M * batch * s.B * s.D if config.loss.contrastive else 0,
         "generated_rows": s.M * (4 * grams + 4 * factors + 2 * batch * s.D * s.H1),
         "real_rows": real_rows,

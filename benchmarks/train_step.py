@@ -76,9 +76,9 @@ def measure_step(
     state = new_state(problem)._replace(step=jnp.int32(1))
 
     options = compiler_options(problem.devices[0].platform)
-    compiled = functools.partial(jax.jit, compiler_options=options)
+    jit_with_options = functools.partial(jax.jit, compiler_options=options)
 
-    @compiled
+    @jit_with_options
     @in_float32
     def scan(state: TrainState, inputs: Inputs) -> Any:
         return train_steps(state, inputs, config, sizes, steps)
@@ -88,7 +88,7 @@ def measure_step(
         draws = draw(state.key, state.step, inputs, config, sizes)
         return train_step(state, draws, inputs, config, sizes)
 
-    @compiled
+    @jit_with_options
     @in_float32
     def rebuild(state: TrainState, inputs: Inputs) -> Any:
         return rebuild_if(jnp.bool_(True), state, inputs, config, sizes).learned
@@ -113,7 +113,7 @@ def measure_step(
         "matmul_floor_ms": floor_ms,
         "roofline": floor_ms / step_ms,
         "matmul_gflop": flops / 1e9,
-        "xla_gflop": xla_flops(compiled(one_step).lower(state, inputs).compile()) / 1e9,
+        "xla_gflop": xla_flops(jit_with_options(one_step).lower(state, inputs).compile()) / 1e9,
         "best_matmul_gflop_per_s": rate / 1e9,
         **peak,
         "time_share": scope_shares(
@@ -121,7 +121,7 @@ def measure_step(
         ),
     }
     if dense and config.game.weight and config.game.kind == "adversarial":
-        call = compiled(dense_step)
+        call = jit_with_options(dense_step)
         result["dense_step_ms"] = median_ms(lambda: call(state, inputs), min(repeats, 3))
         result["dense_matmul_gflop"] = matmul_flops(dense_step, state, inputs) / 1e9
         result |= {f"dense_{name}": value for name, value in memory().items()}

@@ -10,6 +10,7 @@ recall, lower it for more speed. Seen items are not left out; ask for a longer l
 """
 
 import argparse
+import os
 import sys
 import time
 from typing import Any
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--k", type=int, default=20, help="list length (default 20)")
     parser.add_argument("--search", type=int, default=512, help="candidates kept (default 512)")
     options = parser.parse_args(arguments)
+    if not os.path.isfile(options.embeddings):
+        sys.exit(f"error: no file {options.embeddings}; eval.py --export_embeddings writes one")
     with np.load(options.embeddings) as file:
         user_ids, users, item_ids, items = (
             file[name] for name in ("user_ids", "users", "item_ids", "items")
@@ -77,7 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(items):,} items indexed in {built - started:.3f} s")
     print(f"{len(users):,} users served in {served - built:.3f} s; exact: {ended - served:.3f} s")
     print(f"recall@{k} against exact search: {recall(found, exact):.4f}")
-    print(f"user {user_ids[0]}: {', '.join(str(raw) for raw in item_ids[found[0]])}")
+    served = ", ".join(str(raw) for raw in item_ids[found[0]])
+    print(f"user {user_ids[0]}, seen items among them: {served}")
 
 
 if __name__ == "__main__":

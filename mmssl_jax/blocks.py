@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Carry = TypeVar("Carry")
 
@@ -30,9 +30,10 @@ class Block(NamedTuple):
         return jax.tree.map(put_one, tree, rows)
 
     def only_new(self, rows: Any, otherwise: Any) -> Any:
-        """The block's rows that are new, and the others from `otherwise`."""
+        """The block's rows that are new, and the others from `otherwise`: rows as well, or for one
+        array a number."""
 
-        def select(x: Array, y: Array) -> Array:
+        def select(x: Array, y: Array | float) -> Array:
             return jnp.where(self.is_new.reshape(-1, *[1] * (x.ndim - 1)), x, y)
 
         return jax.tree.map(select, rows, otherwise)
@@ -41,27 +42,32 @@ class Block(NamedTuple):
 def fold_blocks(
     length: int, size: int, start: Carry, visit: Callable[[Carry, Block], Carry]
 ) -> Carry:
-    """Folds `visit(carry, block)` over blocks of `size` of the `length` rows.
+    """Folds `visit(carry, block)` over blocks of at most `size` of the `length` rows.
 
-    The last block ends with the last row and may overlap the one before. Up to `size` rows are one
-    block, without a loop.
+    Blocks are equally long, so the last one, which ends with the last row, may overlap the one
+    before by a few. Up to `size` rows are one block, without a loop.
     """
     if length <= size:
         return visit(start, Block(jnp.int32(0), jnp.ones(length, bool)))
+
+    n_blocks = -(-length // size)
+    size = -(-length // n_blocks)
 
     def one_block(index: Int[Array, ""], carry: Carry) -> Carry:
         first = jnp.minimum(index * size, length - size)
         return visit(carry, Block(first, first + jnp.arange(size) >= index * size))
 
-    return jax.lax.fori_loop(0, -(-length // size), one_block, start)
+    return jax.lax.fori_loop(0, n_blocks, one_block, start)
 
 
 def zeros_of_its_own(
     shape: tuple[int, ...], dtype: Any, source: Float[Array, "..."]
-) -> Float[Array, "..."]:
+) -> Shaped[Array, "..."]:
     """Zeros for a loop to fill, which XLA does not share between loops.
 
     All zeros of one shape would be one array, kept from the first loop to the last and copied for
-    each. These are 0 times the first entry of `source`, which XLA must take for a value.
+    each. These are whether the first entry of `source` is above infinity, which XLA cannot know.
     """
-    return jnp.broadcast_to((0 * source.ravel()[0]).astype(dtype), shape)
+    if not source.size:
+        return jnp.zeros(shape, dtype)
+    return jnp.broadcast_to((source[(0,) * source.ndim] > jnp.inf).astype(dtype), shape)

@@ -77,7 +77,10 @@ def study_command(arguments: list[str] | None = None) -> None:
         help="seeds that every variant runs with",
     )
     parser.add_argument(
-        "--only", type=tuple[str, ...], default=(), help="run these variants; empty means all"
+        "--only",
+        type=tuple[str, ...],
+        default=(),
+        help="run these variants and the base; empty means all",
     )
     parser.add_argument("--out", type=str, default="", help="directory (default studies/<study>)")
     config, parsed = parse_config(parser, sys.argv[1:] if arguments is None else arguments)
@@ -230,7 +233,10 @@ def use_run(
     recommender = Recommender.from_run(run, checkpoint, data_path, devices)
     if export:
         rows = export_lists(recommender, Path(export), k, leave_out=filter)
+        n_items = recommender.dataset.n_items
         print(f"{export}: {rows:,} rows, the {k} best items of each user (left out: {filter})")
+        if k > n_items:
+            print(f"there are {n_items:,} items: no list has {k:,}")
     if export_embeddings:
         number = write_embeddings(recommender, Path(export_embeddings))
         print(f"{export_embeddings}: embeddings of {number:,} users and items")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 # What XLA's CPU backend does by default, with jax 0.10, is slower or takes more memory here.
 _CPU_OPTIONS = {
@@ -53,7 +54,7 @@ def compiler_options(platform: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _is_known(name: str, value: str) -> bool:
+def _is_known(name: str, value: Any) -> bool:
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:
@@ -75,7 +76,7 @@ def compile_ahead(function: Any, options: dict[str, Any]) -> Callable[..., Any]:
         leaves, structure = jax.tree.flatten(arguments)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return function(*arguments)
-        kind = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        kind = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if kind not in compiled:
             compiled[kind] = function.lower(*arguments).compile(compiler_options=options)
         return compiled[kind](*arguments)

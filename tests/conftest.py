@@ -17,6 +17,8 @@ from jaxtyping import install_import_hook
 # Checks the shape annotations at run time, in tests only. config.py stays out: its number types are
 # the flag parser's, which plain floats are no instances of.
 STAGES = (
+    "blocks",
+    "compilation",
     "data",
     "graph",
     "model",

@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mmssl_jax import compilation
+from mmssl_jax import compilation, parallel
 from mmssl_jax.compilation import compile_ahead, compiler_options
 
 KNOWN = {"xla_cpu_enable_fast_math": False}
@@ -39,6 +40,28 @@ def test_programs_compile_with_the_options_once_for_each_kind_of_arguments():
         result = double({"x": jnp.arange(length)})
         np.testing.assert_array_equal(result["double"], 2 * np.arange(length))
     assert asked == [(2,), (3,)]
+
+
+def test_the_options_reach_the_compiler():
+    double = compile_ahead(jax.jit(lambda x: 2 * x), {"xla_cpu_of_another_version": "1"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_of_another_version"):
+        double(1.0)
+
+
+@pytest.mark.parametrize("transform", ["pmap", "shard_map"])
+def test_what_is_spread_over_devices_has_the_options(transform, monkeypatch):
+    monkeypatch.setattr(
+        parallel, "compiler_options", lambda platform: {f"xla_{platform}_of_another_version": "1"}
+    )
+    devices = jax.local_devices()[:2]
+    double = parallel.spread(lambda x: 2 * x, devices, transform, [False])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_of_another_version"):
+        double(parallel.replicate(jnp.ones(2), devices))
+
+
+def test_numbers_are_arguments_too():
+    double = compile_ahead(jax.jit(lambda x, y: x * y), KNOWN)
+    assert double(jnp.float32(3), 2.0) == 6
 
 
 def test_a_traced_function_is_called_as_it_is():

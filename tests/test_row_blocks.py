@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.blocks import fold_blocks, zeros_of_its_own
 from mmssl_jax.graph import propagate
 from mmssl_jax.model import encoders, kernel_products, row_blocks
 from mmssl_jax.model.row_blocks import map_row_blocks
@@ -11,30 +10,6 @@ from mmssl_jax.training import optimizers
 from mmssl_jax.training.draws import draw
 from mmssl_jax.training.step import train_step
 from tests.problems import assert_close, precision, tiny_config, tiny_problem
-
-
-@pytest.mark.parametrize(("length", "size"), [(7, 3), (6, 3), (3, 3), (2, 3), (4, 3)])
-def test_every_row_is_new_in_one_block(length, size):
-    times = fold_blocks(
-        length,
-        size,
-        jnp.zeros(length, int),
-        lambda times, block: block.put(times, block.cut(times) + block.is_new),
-    )
-    np.testing.assert_array_equal(times, np.ones(length))
-
-
-def test_rows_that_are_not_new_come_from_elsewhere():
-    def visit(x, block):
-        return block.put(x, block.only_new(block.cut(x) + 1, block.cut(x)))
-
-    np.testing.assert_array_equal(fold_blocks(5, 3, jnp.zeros((5, 2)), visit), np.ones((5, 2)))
-
-
-def test_zeros_of_their_own():
-    zeros = zeros_of_its_own((2, 3), jnp.int32, jnp.full((4, 1), 7.0))
-    assert zeros.dtype == jnp.int32
-    np.testing.assert_array_equal(zeros, np.zeros((2, 3)))
 
 
 def mixed(params, rows):
@@ -97,8 +72,8 @@ def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
             (optimizers, "ROWS_AT_ONCE", 4),
             (kernel_products, "ITEMS_AT_ONCE", 5),
             (kernel_products, "EDGES_AT_ONCE", 4),
-            (propagate, "EDGES_AT_ONCE", 7),
-            (encoders, "EDGES_AT_ONCE", 7),
+            (propagate, "EDGES_AT_ONCE", 9),
+            (encoders, "EDGES_AT_ONCE", 9),
         ):
             monkeypatch.setattr(module, name, size)
         in_blocks = two_steps()

@@ -58,10 +58,8 @@ def kernel_products(
       n_rows: rows of the batch.
       with_gram: whether W^T W is wanted.
     """
-    products = _products(
-        (with_gram, precision), kernel, tuple(items), weights, edges, jnp.zeros(n_rows)
-    )
-    return KernelProducts(*products)
+    static = Static(n_rows, with_gram, precision)
+    return KernelProducts(*_products(static, kernel, tuple(items), weights, edges))
 
 
 def symmetric_product(
@@ -85,7 +83,14 @@ def symmetric_product(
     )
 
 
-Static = tuple[bool, Precision]
+class Static(NamedTuple):
+    """What is no array."""
+
+    n_rows: int
+    with_gram: bool
+    precision: Precision
+
+
 Factors = tuple[Array, ...]
 Products = tuple[Float[Array, "F H"], Float[Array, "B R H"], Float[Array, "H H"] | None]
 
@@ -97,9 +102,8 @@ def _products(
     items: Factors,
     weights: Float[Array, "S R"],
     edges: BatchEdges,
-    like: Float[Array, " B"],
 ) -> Products:
-    return _forward(static, kernel, items, weights, edges, like)[0]
+    return _forward(static, kernel, items, weights, edges)[0]
 
 
 def _forward(
@@ -108,9 +112,8 @@ def _forward(
     items: Factors,
     weights: Float[Array, "S R"],
     edges: BatchEdges,
-    like: Float[Array, " B"],
 ) -> tuple[Products, tuple]:
-    (with_gram, precision), width = static, kernel.shape[1]
+    (n_rows, with_gram, precision), width = static, kernel.shape[1]
     n_factors = sum(vectors.shape[1] for vectors in items)
 
     def add_items(sums: tuple, block: Block) -> tuple:
@@ -128,17 +131,17 @@ def _forward(
     )
     of_factors, gram = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, zeros, add_items)
 
-    def add_edges(total: Array, _: Array, rows: Array, items: Array, w: Array) -> Array:
-        return total.at[rows].add(w[:, :, None] * kernel[items][:, None, :])
+    def add_edges(total: Array, _: Array, rows: Array, item_ids: Array, w: Array) -> Array:
+        return total.at[rows].add(w[:, :, None] * kernel[item_ids][:, None, :])
 
-    at_edges = jnp.zeros((like.shape[0], weights.shape[1], width), kernel.dtype)
+    at_edges = jnp.zeros((n_rows, weights.shape[1], width), kernel.dtype)
     at_edges = _over_edges(weights, edges, at_edges, add_edges)
-    return (of_factors, at_edges, gram), (kernel, items, weights, edges, like)
+    return (of_factors, at_edges, gram), (kernel, items, weights, edges)
 
 
 def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
-    kernel, items, weights, edges, like = residuals
-    (with_gram, precision), (of_factors, at_edges, of_gram) = static, cotangents
+    kernel, items, weights, edges = residuals
+    (_, with_gram, precision), (of_factors, at_edges, of_gram) = static, cotangents
 
     def kernel_rows(gradient: Array, block: Block) -> Array:
         rows = jnp.zeros((), kernel.dtype)
@@ -163,21 +166,21 @@ def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
         of_items = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, of_items, item_rows)
 
     def add_edges(
-        carry: tuple[Array, Array], first: Array, rows: Array, items: Array, w: Array
+        carry: tuple[Array, Array], first: Array, rows: Array, item_ids: Array, w: Array
     ) -> tuple[Array, Array]:
         of_weights, of_kernel = carry
         at_rows = at_edges[rows]
         # As a product: XLA's CPU backend may be slow in sums over the last axis of such arrays.
-        products = jnp.einsum("srh,sh->sr", at_rows, kernel[items])
+        products = jnp.einsum("srh,sh->sr", at_rows, kernel[item_ids])
         of_weights = jax.lax.dynamic_update_slice_in_dim(of_weights, products, first, 0)
-        return of_weights, of_kernel.at[items].add(jnp.einsum("sr,srh->sh", w, at_rows))
+        return of_weights, of_kernel.at[item_ids].add(jnp.einsum("sr,srh->sh", w, at_rows))
 
     padded = weights.shape[0] + _padding(weights.shape[0])
     start = jnp.zeros((padded, weights.shape[1]), weights.dtype), of_kernel
     of_weights, of_kernel = _over_edges(weights, edges, start, add_edges)
     of_weights = jnp.where(edges.mask[:, None], of_weights[: weights.shape[0]], 0.0)
     no_tangent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), edges)
-    return of_kernel, of_items, of_weights, no_tangent, jnp.zeros_like(like)
+    return of_kernel, of_items, of_weights, no_tangent
 
 
 _products.defvjp(_forward, _backward)

@@ -1,5 +1,6 @@
 """What a trained model knows, in the parts that vectors of new users and items are made from."""
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mmssl_jax.compilation import compiler_options
 from mmssl_jax.config import Config, ModelConfig
 from mmssl_jax.graph.bipartite import Normalization
 from mmssl_jax.model.encoders import FeatureEncoder
@@ -45,7 +47,7 @@ def trained_model(problem: Problem, state: TrainState) -> Trained:
     """Runs a restored model once; the result lies on the first of the problem's devices."""
     config, sizes = problem.config, problem.sizes
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options(problem.devices[0].platform))
     @in_float32
     def run(generator: dict, learned: dict, inputs: Inputs) -> tuple[Embeddings, Array, Array]:
         embeddings = forward(generator, learned, inputs, config, sizes, None)
@@ -111,7 +113,8 @@ def first_layer(
     embeddings; a node that was not trained has none.
     """
     attention = CrossModalAttention(config.dim, config.heads, config.attention_values)
-    fused, _ = attention.apply({"params": generator["attention"]}, list(by_modality.values()), True)
+    vectors = list(by_modality.values())
+    fused, _ = attention.apply({"params": generator["attention"]}, vectors, unit=True)
     return ids + config.id_fusion * fused
 
 

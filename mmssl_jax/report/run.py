@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mmssl_jax.checkpoint import CheckpointError
+from mmssl_jax.compilation import compiler_options
 from mmssl_jax.config import Config
 from mmssl_jax.model.mmssl import Embeddings
 from mmssl_jax.parallel import in_float32
@@ -104,7 +105,8 @@ def all_embeddings(problem: Problem, state: TrainState) -> Embeddings:
             lambda generator, learned, inputs: forward(
                 generator, learned, inputs, problem.config, problem.sizes, None
             )
-        )
+        ),
+        compiler_options=compiler_options(problem.devices[0].platform),
     )
     embeddings: Embeddings = compiled(state.generator, state.learned, problem.inputs)
     return embeddings

@@ -11,7 +11,7 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.reporting.log import write_json, write_text
 from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
-from mmssl_jax.study.variants import StudyName, Variant, configure, study_variants
+from mmssl_jax.study.variants import BASE, StudyName, Variant, configure, study_variants
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.loop import dataset_differences, dataset_record, fit
 from mmssl_jax.training.problem import load_dataset
@@ -29,7 +29,7 @@ def run_study(
     Args:
       out: the study's directory; a run lies in `<variant>/seed-<seed>` under it.
       seeds: all variants see the same, so that differences are paired.
-      only: names of the variants to run; the table holds all that have results.
+      only: names of the variants to run beside the base; the table holds all that have results.
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
     """
     validate(base)
@@ -39,7 +39,7 @@ def run_study(
     if unknown:
         known = ", ".join(variant.name for variant in variants)
         raise RunError(f"there is no variant {sorted(unknown)[0]!r} in {study}; there are {known}")
-    wanted = [variant for variant in variants if not only or variant.name in only]
+    wanted = [v for v in variants if not only or v.name in (BASE, *only)]
     check_same_dataset(dataset, out)
     runs = [(variant, seed) for seed in seeds for variant in wanted]
     rows: list[dict[str, Any]] = []

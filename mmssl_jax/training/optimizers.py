@@ -52,6 +52,9 @@ def scale_by_moments(beta_1: float, beta_2: float) -> optax.GradientTransformati
                 new = adam.update(block.cut(gradient), old)[1]
                 return block.put(carry, block.only_new((new.mu, new.nu), (old.mu, old.nu)))
 
+            if not gradient.ndim:
+                new = adam.update(gradient, state._replace(mu=mean, nu=square))[1]
+                return new.mu, new.nu
             return fold_blocks(gradient.shape[0], ROWS_AT_ONCE, (mean, square), one_block)
 
         moments = jax.tree.map(new_moments, gradients, state.mu, state.nu)
