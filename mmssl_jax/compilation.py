@@ -9,13 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# What XLA's CPU backend does by default, with jax 0.10, is slower or takes more memory here.
-_CPU_OPTIONS = {
-    # Its library of fused products takes longer for the widest products of the critic.
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    # Its schedule keeps work arrays for longer, for a concurrency that two cores do not have.
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-}
+# The default schedule of XLA's CPU backend, with jax 0.10, keeps work arrays for longer.
+_CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def keep_compilations(setting: str) -> None:
