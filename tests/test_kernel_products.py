@@ -5,6 +5,7 @@ import pytest
 
 from mmssl_jax.model import kernel_products as module
 from mmssl_jax.model.kernel_products import kernel_products, symmetric_product
+from mmssl_jax.precision import rounded
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -103,3 +104,17 @@ def test_symmetric_products_of_any_width(width):
     product = symmetric_product(jnp.asarray(rows), jnp.asarray(weights * rows))
 
     assert_close(product, rows.T.astype(float) @ (weights * rows), 1e-6)
+
+
+def test_products_are_of_operands_at_the_precision_asked_for():
+    rng = np.random.default_rng(0)
+    kernel, items = (jnp.asarray(rng.normal(size=(N_ITEMS, w)), jnp.float32) for w in (600, 3))
+    edges = edges_of_batch(MATRIX, USERS)
+    weights = jnp.zeros((len(edges.row), 0))
+
+    products = kernel_products(kernel, [items], weights, edges, N_USERS, True, "bfloat16")
+
+    low_kernel, low_items = (np.asarray(rounded(x, "bfloat16"), float) for x in (kernel, items))
+    assert_close(products.gram, low_kernel.T @ low_kernel, 1e-6)
+    assert_close(products.factors, low_items.T @ low_kernel, 1e-6)
+    assert np.abs(products.gram - kernel.T @ kernel).max() > 1e-2
