@@ -97,7 +97,7 @@ def relative_error(actual: Any, expected: Any, floor: float = 0.0) -> float:
     floor: share of the whole tree's largest entry that a leaf's scale is at least; for leaves whose
     true value is zero.
     """
-    return max(error for _, error in _relative_errors(actual, expected, floor))
+    return float(np.max([error for _, error in _relative_errors(actual, expected, floor)]))
 
 
 def _relative_errors(actual: Any, expected: Any, floor: float) -> list[tuple[str, float]]:

@@ -148,13 +148,13 @@ def test_critic_loss_and_gradients_are_those_of_dense_rows(config, name):
     expected_losses, expected = critic_loss_and_gradients(config, "float64", users, "dense")
     assert_close(losses, expected_losses, TOLERANCE[name])
     # Some true gradients are zero: the score's bias cancels, and batch norm removes shifts.
-    floor, tolerance = 0.1, TOLERANCE[name]
+    errors = [relative_error(gradients, expected, floor=0.1)]
     if name == "float32":
-        # What the layers round is not the structure's: dense rows may be off by as much.
+        # Dense sums of float32 may round by more than structured ones, and layers that both share
+        # may round by more than either: then float64 does not, or does not alone, tell.
         _, rounded = critic_loss_and_gradients(config, name, users, "dense")
-        tolerance = max(tolerance, 2 * relative_error(rounded, expected, floor))
-        assert tolerance < 4e-5
-    assert_close(gradients, expected, tolerance, floor)
+        errors.append(relative_error(gradients, rounded, floor=0.1))
+    assert min(errors) <= TOLERANCE[name], f"relative errors {errors}"
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
