@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.graph import batch_edges
 from mmssl_jax.model import kernel_products as module
 from mmssl_jax.model.kernel_products import kernel_products, symmetric_product
 from mmssl_jax.precision import rounded
@@ -21,21 +22,23 @@ USERS = np.random.default_rng(0).permutation(N_USERS)
 
 
 def dense_products(kernel, items, weights, edges):
-    rows = jnp.zeros((N_USERS, N_ITEMS, weights.shape[1]), weights.dtype)
-    rows = rows.at[edges.row, edges.item].add(jnp.where(edges.mask[:, None], weights, 0.0))
+    def rows(weights):
+        nothing = jnp.zeros((N_USERS, N_ITEMS), weights.dtype)
+        return nothing.at[edges.row, edges.item].add(jnp.where(edges.mask, weights, 0.0))
+
     of_factors = jnp.concatenate(items, axis=1).T @ kernel
-    return of_factors, jnp.einsum("bir,ih->brh", rows, kernel), kernel.T @ kernel
+    return of_factors, tuple(rows(w) @ kernel for w in weights), kernel.T @ kernel
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
-@pytest.mark.parametrize("edges_at_once", [4, 1024])
+@pytest.mark.parametrize("edges_at_once", [4, 1024])  # 4 overlap those before at the end
 @pytest.mark.parametrize("items_at_once", [5, 2**14])
 def test_products_and_gradients_are_those_of_dense_rows(
     items_at_once, edges_at_once, name, monkeypatch
 ):
     assert N_ITEMS % 5  # the last block of items overlaps the one before
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", items_at_once)
-    monkeypatch.setattr(module, "EDGES_AT_ONCE", edges_at_once)
+    monkeypatch.setattr(batch_edges, "ENTRIES_AT_ONCE", 5 * edges_at_once)
     rng = np.random.default_rng(1)
     with precision(name) as dtype:
         edges = edges_of_batch(MATRIX, USERS)
@@ -43,9 +46,9 @@ def test_products_and_gradients_are_those_of_dense_rows(
         def draw(*shape):
             return jnp.asarray(rng.normal(size=shape), dtype)
 
-        items, weights = [draw(N_ITEMS, 3), draw(N_ITEMS, 1)], draw(len(edges.row), 3)
+        items, weights = [draw(N_ITEMS, 3), draw(N_ITEMS, 1)], [draw(len(edges.row)) for _ in "abc"]
         kernel, half = draw(N_ITEMS, 5), draw(5, 5)
-        pull = draw(4, 5), draw(N_USERS, 3, 5), half + half.T
+        pull = draw(4, 5), tuple(draw(N_USERS, 5) for _ in weights), half + half.T
 
         def structured(kernel, items, weights):
             return tuple(kernel_products(kernel, items, weights, edges, N_USERS, with_gram=True))
@@ -61,17 +64,18 @@ def test_products_and_gradients_are_those_of_dense_rows(
     assert_close(gradients, expected_gradients, TOLERANCE[name])
 
 
-def products_at_edges(kernel, weights, edges, n_rows):
-    return kernel_products(kernel, [], weights, edges, n_rows).at_edges
+def product_at_edges(kernel, weights, edges, n_rows):
+    (product,) = kernel_products(kernel, [], [weights], edges, n_rows).at_edges
+    return product
 
 
 def test_weights_of_padding_are_never_read():
     edges = edges_of_batch(MATRIX, USERS, padding=7)
-    weights = jnp.where(edges.mask, 1.0, jnp.nan)[:, None]
+    weights = jnp.where(edges.mask, 1.0, jnp.nan)
 
-    product = products_at_edges(jnp.eye(N_ITEMS), weights, edges, N_USERS)
+    product = product_at_edges(jnp.eye(N_ITEMS), weights, edges, N_USERS)
 
-    np.testing.assert_array_equal(product[:, 0], MATRIX[USERS])
+    np.testing.assert_array_equal(product, MATRIX[USERS])
 
 
 def test_no_edges_give_zeros():
@@ -79,7 +83,7 @@ def test_no_edges_give_zeros():
     kernel = jnp.ones((N_ITEMS, 3))
 
     product, gradient = jax.value_and_grad(
-        lambda kernel: jnp.sum(products_at_edges(kernel, jnp.ones((5, 1)), edges, 2))
+        lambda kernel: jnp.sum(product_at_edges(kernel, jnp.ones(5), edges, 2))
     )(kernel)
 
     assert float(product) == 0
@@ -88,9 +92,9 @@ def test_no_edges_give_zeros():
 
 def test_a_gram_matrix_that_nobody_asks_for_is_none():
     edges = edges_of_batch(MATRIX, USERS)
-    items, weights = [jnp.ones((N_ITEMS, 2))], jnp.ones((len(edges.row), 0))
+    items = [jnp.ones((N_ITEMS, 2))]
 
-    products = kernel_products(jnp.ones((N_ITEMS, 3)), items, weights, edges, N_USERS)
+    products = kernel_products(jnp.ones((N_ITEMS, 3)), items, [], edges, N_USERS)
 
     assert products.gram is None
     np.testing.assert_array_equal(products.factors, np.full((2, 3), N_ITEMS))
@@ -110,9 +114,8 @@ def test_products_are_of_operands_at_the_precision_asked_for():
     rng = np.random.default_rng(0)
     kernel, items = (jnp.asarray(rng.normal(size=(N_ITEMS, w)), jnp.float32) for w in (600, 3))
     edges = edges_of_batch(MATRIX, USERS)
-    weights = jnp.zeros((len(edges.row), 0))
 
-    products = kernel_products(kernel, [items], weights, edges, N_USERS, True, "bfloat16")
+    products = kernel_products(kernel, [items], [], edges, N_USERS, True, "bfloat16")
 
     low_kernel, low_items = (np.asarray(rounded(x, "bfloat16"), float) for x in (kernel, items))
     assert_close(products.gram, low_kernel.T @ low_kernel, 1e-6)

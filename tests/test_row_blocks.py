@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.graph import propagate
+from mmssl_jax.graph import batch_edges, propagate
 from mmssl_jax.model import encoders, kernel_products, row_blocks
 from mmssl_jax.model.row_blocks import map_row_blocks
 from mmssl_jax.training import optimizers
@@ -71,7 +71,7 @@ def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
             (row_blocks, "ROWS_AT_ONCE", 5),
             (optimizers, "ROWS_AT_ONCE", 4),
             (kernel_products, "ITEMS_AT_ONCE", 5),
-            (kernel_products, "EDGES_AT_ONCE", 4),
+            (batch_edges, "ENTRIES_AT_ONCE", 48),
             (propagate, "EDGES_AT_ONCE", 9),
             (encoders, "EDGES_AT_ONCE", 9),
         ):

@@ -82,11 +82,10 @@ def _project(
 ) -> tuple[Float[Array, "RB H"], Float[Array, "H H"] | None]:
     factors = [(index, *factor) for index, rows in enumerate(blocks) for factor in rows.factors]
     weighted = [(i, r.edge_weights) for i, r in enumerate(blocks) if r.edge_weights is not None]
-    columns = [weights[:, None] for _, weights in weighted]
     products: KernelProducts = kernel_products(
         kernel,
         [items for *_, items in factors],
-        jnp.concatenate([jnp.zeros((edges.row.shape[0], 0), kernel.dtype), *columns], axis=1),
+        [weights for _, weights in weighted],
         edges,
         n_rows,
         with_gram,
@@ -99,7 +98,7 @@ def _project(
         parts = jnp.split(products.factors, ends)
         for (index, users, _), product in zip(factors, parts, strict=True):
             terms[index].append(matmul(users, product, precision))
-    for column, (index, _) in enumerate(weighted):
-        terms[index].append(products.at_edges[:, column])
+    for (index, _), product in zip(weighted, products.at_edges, strict=True):
+        terms[index].append(product)
     projection = jnp.concatenate([functools.reduce(jnp.add, found) for found in terms])
     return projection, products.gram

@@ -5,8 +5,8 @@ pass over blocks of items, and what the edges add is added in place.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mmssl_jax.blocks import Block, fold_blocks, zeros_of_its_own
+from mmssl_jax.graph.batch_edges import EdgeChunk, fold_edges, without_tangent
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.precision import Precision, matmul
 
-Carry = TypeVar("Carry")
-
-# Edges handled at once: wide enough to fill a vector unit, small against a batch's edges.
-EDGES_AT_ONCE = 1024
 # Items handled at once: most catalogues are one block; work arrays of larger ones stay small.
 ITEMS_AT_ONCE = 2**14
 # Columns from which half a symmetric product costs less than the whole one.
@@ -31,35 +28,37 @@ class KernelProducts(NamedTuple):
     """Products of a kernel W.
 
     factors: V^T W, V the item vectors of all factors side by side.
-    at_edges: per row and column of weights, the sum over the row's edges of weight times W_i.
+    at_edges: for each of the weights, per row the sum over the row's edges of weight times W_i.
     gram: W^T W, or None where nobody asks. A cotangent of it must be symmetric: adding its
       transpose to it would cost more than the product that it goes into.
     """
 
     factors: Float[Array, "F H"]
-    at_edges: Float[Array, "B R H"]
+    at_edges: tuple[Float[Array, "B H"], ...]
     gram: Float[Array, "H H"] | None
 
 
 def kernel_products(
     kernel: Float[Array, "I H"],
     items: Sequence[Float[Array, "I _D"]],
-    weights: Float[Array, "S R"],
+    weights: Sequence[Float[Array, " S"]],
     edges: BatchEdges,
     n_rows: int,
     with_gram: bool = False,
     precision: Precision = "float32",
 ) -> KernelProducts:
-    """All of them, in O(I F H + R S H + I H^2). Differentiable once: in kernel, items, weights.
+    """All of them, in O(I F H + R S H + I H^2), R the number of weights of an edge.
+
+    Differentiable once: in kernel, items, weights.
 
     Args:
       items: item vectors of any widths, F in all.
-      weights: columns of weights at the batch's edges; those of masked edges are not read.
+      weights: several of the batch's edges; those of masked edges are not read.
       n_rows: rows of the batch.
       with_gram: whether W^T W is wanted.
     """
     static = Static(n_rows, with_gram, precision)
-    return KernelProducts(*_products(static, kernel, tuple(items), weights, edges))
+    return KernelProducts(*_products(static, kernel, tuple(items), tuple(weights), edges))
 
 
 def symmetric_product(
@@ -91,16 +90,16 @@ class Static(NamedTuple):
     precision: Precision
 
 
-Factors = tuple[Array, ...]
-Products = tuple[Float[Array, "F H"], Float[Array, "B R H"], Float[Array, "H H"] | None]
+Arrays = tuple[Array, ...]
+Products = tuple[Float[Array, "F H"], Arrays, Float[Array, "H H"] | None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _products(
     static: Static,
     kernel: Float[Array, "I H"],
-    items: Factors,
-    weights: Float[Array, "S R"],
+    items: Arrays,
+    weights: Arrays,
     edges: BatchEdges,
 ) -> Products:
     return _forward(static, kernel, items, weights, edges)[0]
@@ -109,8 +108,8 @@ def _products(
 def _forward(
     static: Static,
     kernel: Float[Array, "I H"],
-    items: Factors,
-    weights: Float[Array, "S R"],
+    items: Arrays,
+    weights: Arrays,
     edges: BatchEdges,
 ) -> tuple[Products, tuple]:
     (n_rows, with_gram, precision), width = static, kernel.shape[1]
@@ -131,11 +130,15 @@ def _forward(
     )
     of_factors, gram = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, zeros, add_items)
 
-    def add_edges(total: Array, _: Array, rows: Array, item_ids: Array, w: Array) -> Array:
-        return total.at[rows].add(w[:, :, None] * kernel[item_ids][:, None, :])
+    def add_edges(totals: Arrays, chunk: EdgeChunk) -> Arrays:
+        found = kernel[chunk.item]
+        return tuple(
+            total.at[chunk.row].add(chunk.cut(w)[:, None] * found)
+            for total, w in zip(totals, weights, strict=True)
+        )
 
-    at_edges = jnp.zeros((n_rows, weights.shape[1], width), kernel.dtype)
-    at_edges = _over_edges(weights, edges, at_edges, add_edges)
+    nothing = tuple(jnp.zeros((n_rows, width), kernel.dtype) for _ in weights)
+    at_edges = fold_edges(edges, width, nothing, add_edges) if weights else ()
     return (of_factors, at_edges, gram), (kernel, items, weights, edges)
 
 
@@ -151,7 +154,7 @@ def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
             rows = rows + matmul(block.cut(kernel), 2 * of_gram, precision)
         return block.put(gradient, rows)
 
-    def item_rows(gradients: Factors, block: Block) -> Factors:
+    def item_rows(gradients: Arrays, block: Block) -> Arrays:
         rows = matmul(block.cut(kernel), of_factors.T, precision)
         ends = np.cumsum([x.shape[1] for x in items])[:-1]
         return block.put(gradients, tuple(jnp.split(rows, ends, axis=1)))
@@ -165,57 +168,29 @@ def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
     if items:
         of_items = fold_blocks(kernel.shape[0], ITEMS_AT_ONCE, of_items, item_rows)
 
-    def add_edges(
-        carry: tuple[Array, Array], first: Array, rows: Array, item_ids: Array, w: Array
-    ) -> tuple[Array, Array]:
+    def add_edges(carry: tuple[Arrays, Array], chunk: EdgeChunk) -> tuple[Arrays, Array]:
         of_weights, of_kernel = carry
-        at_rows = at_edges[rows]
-        # As a product: XLA's CPU backend may be slow in sums over the last axis of such arrays.
-        products = jnp.einsum("srh,sh->sr", at_rows, kernel[item_ids])
-        of_weights = jax.lax.dynamic_update_slice_in_dim(of_weights, products, first, 0)
-        return of_weights, of_kernel.at[item_ids].add(jnp.einsum("sr,srh->sh", w, at_rows))
+        at_rows, found = [cotangent[chunk.row] for cotangent in at_edges], kernel[chunk.item]
+        of_weights = tuple(
+            # As a product: XLA's CPU backend may be slow in sums over the last axis of such arrays.
+            chunk.put(gradient, jnp.einsum("sh,sh->s", rows, found))
+            for gradient, rows in zip(of_weights, at_rows, strict=True)
+        )
+        of_items = [
+            chunk.cut(w)[:, None] * rows for w, rows in zip(weights, at_rows, strict=True)
+        ]
+        return of_weights, of_kernel.at[chunk.item].add(functools.reduce(jnp.add, of_items))
 
-    padded = weights.shape[0] + _padding(weights.shape[0])
-    start = jnp.zeros((padded, weights.shape[1]), weights.dtype), of_kernel
-    of_weights, of_kernel = _over_edges(weights, edges, start, add_edges)
-    of_weights = jnp.where(edges.mask[:, None], of_weights[: weights.shape[0]], 0.0)
-    no_tangent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), edges)
-    return of_kernel, of_items, of_weights, no_tangent
+    of_weights = tuple(map(jnp.zeros_like, weights))
+    if weights:
+        start = of_weights, of_kernel
+        of_weights, of_kernel = fold_edges(edges, kernel.shape[1], start, add_edges)
+    of_weights = tuple(jnp.where(edges.mask, gradient, 0.0) for gradient in of_weights)
+    return of_kernel, of_items, of_weights, without_tangent(edges)
 
 
 _products.defvjp(_forward, _backward)
 
 
-def _side_by_side(items: Factors, block: Block) -> Float[Array, "N F"]:
+def _side_by_side(items: Arrays, block: Block) -> Float[Array, "N F"]:
     return jnp.concatenate(block.cut(items), axis=1)
-
-
-def _padding(n_edges: int) -> int:
-    """Places that fill the last chunk of edges."""
-    return -n_edges % min(EDGES_AT_ONCE, max(1, n_edges))
-
-
-def _over_edges(
-    weights: Float[Array, "S R"],
-    edges: BatchEdges,
-    start: Carry,
-    visit: Callable[[Carry, Int[Array, ""], Array, Array, Array], Carry],
-) -> Carry:
-    """Folds `visit(carry, first edge, rows, items, weights)` over the chunks with real edges.
-
-    Real edges come before the padding, so the chunks after the last real edge cost nothing.
-    """
-    if not weights.shape[1]:
-        return start
-    size = min(EDGES_AT_ONCE, max(1, edges.row.shape[0]))
-    padding = (0, _padding(edges.row.shape[0]))
-    rows, items = jnp.pad(edges.row, padding), jnp.pad(edges.item, padding)
-    weights = jnp.pad(jnp.where(edges.mask[:, None], weights, 0.0), (padding, (0, 0)))
-    n_chunks = (jnp.sum(edges.mask) + size - 1) // size
-
-    def one_chunk(index: Int[Array, ""], carry: Carry) -> Carry:
-        first = index * size
-        cut = [jax.lax.dynamic_slice_in_dim(x, first, size) for x in (rows, items, weights)]
-        return visit(carry, first, *cut)
-
-    return jax.lax.fori_loop(0, n_chunks, one_chunk, start)

@@ -121,8 +121,7 @@ def sparse_soft_rows(
     segment = jnp.where(edges.mask, edges.row, n_rows)
     weights = jraph.segment_softmax(logits, segment, n_rows + 1)
     weights = jnp.where(edges.mask, weights, 0.0)
-    unit = jnp.sum(scores.users[edges.row] * scores.items[edges.item], axis=1) - scores.edge_scores
-    unit = unit * scores.inverse_norm[edges.row]
+    unit = (scores.at_edges - scores.taken_out) * scores.inverse_norm[edges.row]
 
     def by_row(values: Float[Array, "S *rest"]) -> Float[Array, "B *rest"]:
         return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
@@ -156,9 +155,8 @@ def smooth_soft_rows(
     def by_row(values: Float[Array, " S"]) -> Float[Array, " B"]:
         return jax.ops.segment_sum(values, edges.row, n_rows, indices_are_sorted=True)
 
-    at_edges = jnp.sum(scores.users[edges.row] * scores.items[edges.item], axis=1)
-    of_all_items = scores.users @ jnp.sum(scores.items, axis=0) - by_row(scores.edge_scores)
-    of_edges = by_row(present * (at_edges - scores.edge_scores))
+    of_all_items = scores.users @ jnp.sum(scores.items, axis=0) - by_row(scores.taken_out)
+    of_edges = by_row(present * (scores.at_edges - scores.taken_out))
     n_observed = by_row(present)
     total = n_items + rise * n_observed
     return SoftRows(
@@ -199,7 +197,7 @@ def dense_soft_rows(
         in_catalogue = index * size + jnp.arange(size) < n_items
         logits = jnp.where(in_catalogue[None, :], logits, -jnp.inf)
         unit = matmul(scores.users, block_items.T, precision) * scores.inverse_norm[:, None]
-        taken_out = scores.edge_scores * scores.inverse_norm[edges.row]
+        taken_out = scores.taken_out * scores.inverse_norm[edges.row]
         unit = unit.at[edges.row, column].add(-taken_out, mode="drop")
         return _add_soft_block(carry, logits, unit, block_kernel, precision), None
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmssl_jax.graph.batch_edges import edge_scores
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.model.factored_rows import FactoredRows
 from mmssl_jax.model.norms import inverse_norm
@@ -22,7 +23,8 @@ class UnitScores(NamedTuple):
     users: Float[Array, "B D"]
     items: Float[Array, "I D"]
     inverse_norm: Float[Array, " B"]
-    edge_scores: Float[Array, " S"]  # scores taken out; all 0 when observed pairs stay in
+    at_edges: Float[Array, " S"]  # E V^T at the batch's edges
+    taken_out: Float[Array, " S"]  # the same where observed pairs are masked, else all 0
 
 
 def unit_scores(
@@ -34,20 +36,20 @@ def unit_scores(
     nearly everything: with float32, 7,000 items and 10 of them left it is off by 1e-3, with a
     tenth of them left by 1e-5, with half of them left by 1e-6.
     """
-    at_edges = jnp.sum(users[edges.row] * items[edges.item], axis=1)
-    taken_out = jnp.where(edges.mask, at_edges, 0.0) if mask_observed else jnp.zeros_like(at_edges)
+    at_edges = edge_scores(users, items, edges)
+    taken_out = at_edges if mask_observed else jnp.zeros_like(at_edges)
     gram = items.T @ items
     unmasked = jnp.sum((users @ gram) * users, axis=1)
     squared = unmasked - jax.ops.segment_sum(taken_out**2, edges.row, users.shape[0])
     # What is left of a row that is zero but for rounding must not be blown up to norm 1.
     squared = jnp.where(squared > 1e-6 * unmasked, squared, 0.0)
-    return UnitScores(users, items, inverse_norm(squared), taken_out)
+    return UnitScores(users, items, inverse_norm(squared), at_edges, taken_out)
 
 
 def unit_score_rows(scores: UnitScores, edges: BatchEdges, mask_observed: bool) -> FactoredRows:
     """The unit score rows x themselves, unformed."""
     rows = FactoredRows(
         factors=((scores.users, scores.items),),
-        edge_weights=-scores.edge_scores if mask_observed else None,
+        edge_weights=-scores.taken_out if mask_observed else None,
     )
     return rows.scaled(scores.inverse_norm, edges)
