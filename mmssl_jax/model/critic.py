@@ -1,14 +1,12 @@
 """The critic. Its first layer is linear, so callers hand it `rows @ first_kernel`, never rows."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mmssl_jax.config import CriticConfig
-from mmssl_jax.model.dropout import Dropout
-from mmssl_jax.model.norms import standardize_batch
+from mmssl_jax.model.dropout import keep_mask
+from mmssl_jax.model.hidden_layer import Activation, activate
 from mmssl_jax.precision import Precision, dot_general
 
 # U(-1/sqrt(n), 1/sqrt(n)) for n inputs.
@@ -22,22 +20,18 @@ def hidden_widths(config: CriticConfig, n_items: int) -> tuple[int, ...]:
     )
 
 
-class Normalize(nn.Module):
-    """Standardises per row (layer) or per channel over the batch of all devices (batch), then
-    scales and shifts."""
+class Activate(nn.Module):
+    """`activate` with its scale and shift as parameters."""
 
-    kind: Literal["layer", "batch"]
-    axis: str | None
+    settings: Activation
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B C"]) -> Float[Array, "B C"]:
+    def __call__(
+        self, x: Float[Array, "B C"], keep: Bool[Array, "B C"] | None
+    ) -> Float[Array, "B C"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[1],))
-        if self.kind == "batch":
-            standard = standardize_batch(x, self.axis)
-        else:
-            standard = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
-        return standard * scale[None, :] + bias[None, :]
+        return activate(self.settings, x, scale, bias, keep)
 
 
 class Critic(nn.Module):
@@ -66,10 +60,12 @@ class Critic(nn.Module):
                     name=f"dense_{index}",
                 )
                 hidden = dense(hidden)
-            hidden = jax.nn.leaky_relu(hidden, self.config.slope)
-            hidden = Normalize(self.config.norm, self.axis, name=f"norm_{index}")(hidden)
             rate = float(self.config.dropout[index])
-            hidden = Dropout(rate)(hidden, deterministic=deterministic)
+            keep = None
+            if rate and not deterministic:
+                keep = keep_mask(self.make_rng("dropout"), rate, hidden.shape)
+            settings = Activation(self.config.slope, self.config.norm, self.axis, rate)
+            hidden = Activate(settings, name=f"norm_{index}")(hidden, keep)
         output = nn.Dense(1, kernel_init=_fan_in_uniform, name="score")(hidden)[:, 0]
         bound = self.config.score_bound
         return bound * jax.nn.sigmoid(output) if bound else output
