@@ -95,9 +95,8 @@ def symmetric_flops(n_rows: int, width: int) -> int:
     """FLOPs of `kernel_products.symmetric_product` of rows [n_rows, width]."""
     if width < HALVED_FROM:
         return 2 * n_rows * width**2
-    half = width // 2
-    halves = symmetric_flops(n_rows, half) + symmetric_flops(n_rows, width - half)
-    return halves + 2 * n_rows * half * (width - half)
+    corner = width - width // 2
+    return 2 * n_rows * (width // 2 * width + corner**2)
 
 
 def rebuild_matmul_flops(s: Shape) -> int:

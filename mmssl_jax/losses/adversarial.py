@@ -80,7 +80,7 @@ def squared_norms(
     Args:
       gram: W^T W of the kernel W.
     The gradients, 2 g delta (W^T W) and delta^T diag(g) delta for cotangents g, reuse the product
-    of the value and take one more, of half the size, as it is symmetric.
+    of the value and take one more, not all of it, as it is symmetric.
     """
     return _squared_norms_forward(delta, gram, precision)[0]
 
