@@ -9,6 +9,18 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Carry = TypeVar("Carry")
 
+# Entries of vectors that a CPU's cache holds, and that fill any other device.
+_ENTRIES_IN_CACHE, _ENTRIES_ELSEWHERE = 2**19, 2**22
+
+
+def vectors_at_once(width: int) -> int:
+    """How many vectors of `width` entries a sum over edges makes at a time.
+
+    On a CPU few enough that they are still in its cache when they are added up.
+    """
+    entries = _ENTRIES_IN_CACHE if jax.default_backend() == "cpu" else _ENTRIES_ELSEWHERE
+    return max(1, entries // width)
+
 
 class Block(NamedTuple):
     """Rows `first` and following; `is_new` tells those that are in no block before."""

@@ -3,10 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.graph import propagate
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.model import encoders
-from mmssl_jax.model.encoders import FeatureEncoder, partial_modality, propagate_features
+from mmssl_jax.model.encoders import FeatureEncoder, propagate_features
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -52,23 +50,6 @@ def test_dropout_zeroes_its_share_and_scales_the_rest(encoded):
             np.asarray(dropped[name])[kept], np.asarray(whole[name])[kept] / 0.7, rtol=1e-5
         )
     assert not np.array_equal(dropped["m0"] != 0, dropped["m1"] != 0)
-
-
-@pytest.mark.parametrize("with_partial", [False, True])
-def test_features_flow_over_a_graph_in_pieces_as_over_the_whole(with_partial, monkeypatch):
-    edges, rng = edge_array(interaction_matrix()), np.random.default_rng(0)
-    graph = observed_graph(edges, N_USERS, N_ITEMS, "symmetric")
-    encoded = {m: jnp.asarray(rng.normal(size=(N_ITEMS, 4)), jnp.float32) for m in "ab"}
-    present = rng.random(N_ITEMS) < 0.6
-    lacking = {"a": partial_modality(edges, N_USERS, present, "symmetric")}
-    partial = lacking if with_partial else {}
-
-    whole = propagate_features(graph, encoded, N_USERS, partial)
-    for module in (encoders, propagate):
-        monkeypatch.setattr(module, "EDGES_AT_ONCE", 9)
-    in_pieces = propagate_features(graph, encoded, N_USERS, partial)
-
-    assert_close(in_pieces, whole, 1e-6)
 
 
 @pytest.mark.parametrize("normalization", ["receiver", "symmetric", "mean"])

@@ -38,7 +38,7 @@ def test_products_and_gradients_are_those_of_dense_rows(
 ):
     assert N_ITEMS % 5  # the last block of items overlaps the one before
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", items_at_once)
-    monkeypatch.setattr(batch_edges, "ENTRIES_AT_ONCE", 5 * edges_at_once)
+    monkeypatch.setattr(batch_edges, "vectors_at_once", lambda width: edges_at_once)
     rng = np.random.default_rng(1)
     with precision(name) as dtype:
         edges = edges_of_batch(MATRIX, USERS)

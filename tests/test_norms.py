@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.norms import inverse_norm, standardize_batch, unit_rows
+from mmssl_jax.model.norms import inverse_norm, unit_rows
 
 
 def test_inverse_norm_of_positive_and_zero_squares():
@@ -38,19 +38,3 @@ def test_gradient_of_unit_rows_is_the_projection_off_the_row():
     norm = np.linalg.norm(x)
     expected = (np.eye(4) - np.outer(x, x) / norm**2) / norm
     np.testing.assert_allclose(jacobian, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_standardize_batch_by_channel():
-    x = np.random.default_rng(2).normal(3, 2, size=(8, 5))
-    expected = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
-    standard = standardize_batch(jnp.asarray(x, jnp.float32), None)
-    np.testing.assert_allclose(standard, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_standardize_batch_uses_the_statistics_of_all_devices():
-    x = jnp.asarray(np.random.default_rng(3).normal(size=(8, 5)), jnp.float32)
-    shares = jax.vmap(lambda share: standardize_batch(share, "shares"), axis_name="shares")(
-        x.reshape(4, 2, 5)
-    )
-    whole = standardize_batch(x, None)
-    np.testing.assert_allclose(shares.reshape(8, 5), whole, rtol=1e-5, atol=1e-6)

@@ -24,7 +24,7 @@ from tests.problems import (
 def test_a_round_is_a_product_with_the_propagation_matrix(
     monkeypatch, normalization, name, at_once
 ):
-    monkeypatch.setattr(propagate_module, "EDGES_AT_ONCE", at_once)
+    monkeypatch.setattr(propagate_module, "vectors_at_once", lambda width: at_once)
     matrix, rng = interaction_matrix(), np.random.default_rng(0)
     assert len(edge_array(matrix)) % at_once  # the last piece overlaps the one before
     items, users = rng.normal(size=(N_ITEMS, 5)), rng.normal(size=(N_USERS, 5))
@@ -48,7 +48,7 @@ def test_a_receiver_without_edges_gets_zeros():
 
 @pytest.mark.parametrize("at_once", [5, 2**19])
 def test_the_gradient_is_a_product_with_the_transposed_matrix(monkeypatch, at_once):
-    monkeypatch.setattr(propagate_module, "EDGES_AT_ONCE", at_once)
+    monkeypatch.setattr(propagate_module, "vectors_at_once", lambda width: at_once)
     matrix, rng = interaction_matrix(), np.random.default_rng(1)
     assert len(edge_array(matrix)) % at_once
     graph = observed_graph(edge_array(matrix), N_USERS, N_ITEMS, "symmetric")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.graph import batch_edges, propagate
-from mmssl_jax.model import encoders, kernel_products, row_blocks
+from mmssl_jax.model import kernel_products, row_blocks
 from mmssl_jax.model.row_blocks import map_row_blocks
 from mmssl_jax.training import optimizers
 from mmssl_jax.training.draws import draw
@@ -71,11 +71,10 @@ def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
             (row_blocks, "ROWS_AT_ONCE", 5),
             (optimizers, "ROWS_AT_ONCE", 4),
             (kernel_products, "ITEMS_AT_ONCE", 5),
-            (batch_edges, "ENTRIES_AT_ONCE", 48),
-            (propagate, "EDGES_AT_ONCE", 9),
-            (encoders, "EDGES_AT_ONCE", 9),
         ):
             monkeypatch.setattr(module, name, size)
+        for module, size in ((batch_edges, 4), (propagate, 9)):
+            monkeypatch.setattr(module, "vectors_at_once", lambda width, size=size: size)
         in_blocks = two_steps()
 
     assert_close(in_blocks, at_once, 1e-9, floor=1e-3)

@@ -11,12 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmssl_jax.blocks import vectors_at_once
 from mmssl_jax.graph.rows import BatchEdges
 
 Carry = TypeVar("Carry")
-
-# Entries of the edges' vectors handled at once: what is made of them stays in a CPU's cache.
-ENTRIES_AT_ONCE = 2**19
 
 
 class EdgeChunk(NamedTuple):
@@ -44,7 +42,7 @@ def fold_edges(
     length = edges.row.shape[0]
     if not length:
         return start
-    size = min(max(1, ENTRIES_AT_ONCE // width), length)
+    size = min(vectors_at_once(width), length)
     # Real edges come before the padding.
     n_chunks = (jnp.sum(edges.mask) + size - 1) // size
 

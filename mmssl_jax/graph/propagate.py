@@ -8,11 +8,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mmssl_jax.blocks import Block, fold_blocks, zeros_of_its_own
-
-# Edges whose messages exist at once. A graph with more is walked in pieces, so that the memory of
-# a round is that of its nodes, however many edges there are.
-EDGES_AT_ONCE = 2**19
+from mmssl_jax.blocks import Block, fold_blocks, vectors_at_once, zeros_of_its_own
 
 
 def propagate(
@@ -21,24 +17,21 @@ def propagate(
     """y_r = sum over edges (s, r) of w_sr x_s, for `n_receivers` receivers (static).
 
     The edges must be sorted by receiver; a receiver without edges gets zeros. No gradient flows to
-    the edges' weights.
+    the edges' weights. The edges are walked in pieces: the memory of a round is that of its nodes,
+    however many edges there are.
     """
     weights = jax.lax.stop_gradient(graph.edges)
-    if weights.shape[0] > EDGES_AT_ONCE:
-        return _in_pieces(n_receivers, weights, graph.senders, graph.receivers, senders_x)
-    messages = weights[:, None] * senders_x[graph.senders]
-    return jax.ops.segment_sum(messages, graph.receivers, n_receivers, indices_are_sorted=True)
+    return _propagate(n_receivers, weights, graph.senders, graph.receivers, senders_x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _in_pieces(
+def _propagate(
     n_receivers: int,
     weights: Float[Array, " E"],
     senders: Int[Array, " E"],
     receivers: Int[Array, " E"],
     senders_x: Float[Array, "S C"],
 ) -> Float[Array, "R C"]:
-    """The same for more than `EDGES_AT_ONCE` edges."""
     return _sum_messages(n_receivers, weights, senders, receivers, senders_x, True)
 
 
@@ -49,7 +42,7 @@ def _forward(
     receivers: Int[Array, " E"],
     senders_x: Float[Array, "S C"],
 ) -> tuple[Float[Array, "R C"], tuple]:
-    y = _in_pieces(n_receivers, weights, senders, receivers, senders_x)
+    y = _propagate(n_receivers, weights, senders, receivers, senders_x)
     return y, (weights, senders, receivers, senders_x[:, :0])  # for its number of rows
 
 
@@ -57,11 +50,12 @@ def _backward(n_receivers: int, residuals: tuple, gradient: Float[Array, "R C"])
     """Messages the other way."""
     weights, senders, receivers, like = residuals
     of_x = _sum_messages(like.shape[0], weights, receivers, senders, gradient, False)
+    of_x = of_x.astype(like.dtype)
     no_tangent = np.zeros(senders.shape, jax.dtypes.float0)
     return jnp.zeros_like(weights), no_tangent, no_tangent, of_x
 
 
-_in_pieces.defvjp(_forward, _backward)
+_propagate.defvjp(_forward, _backward)
 
 
 def _sum_messages(
@@ -77,5 +71,6 @@ def _sum_messages(
         messages = piece.only_new(w, 0.0)[:, None] * x[from_nodes]
         return total.at[to_nodes].add(messages, indices_are_sorted=is_sorted)
 
-    start = zeros_of_its_own((n_receivers, x.shape[1]), x.dtype, x)
-    return fold_blocks(weights.shape[0], EDGES_AT_ONCE, start, add_piece)
+    dtype = jnp.promote_types(weights.dtype, x.dtype)
+    start = zeros_of_its_own((n_receivers, x.shape[1]), dtype, x)
+    return fold_blocks(weights.shape[0], vectors_at_once(x.shape[1]), start, add_piece)

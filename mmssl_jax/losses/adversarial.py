@@ -146,7 +146,7 @@ def critic_projections(
         blocks, n_rows = [*generated, soft], users.shape[0]
         projection, gram = project_rows_with_gram(blocks, edges, kernel, n_rows, config.precision)
         *fakes, real = jnp.split(projection, len(blocks))
-    # Not `tile`, whose gradient is a sum over an axis of its own, which XLA's CPU backend does slowly.
+    # Not `tile`: XLA's CPU backend is slow in the sum that is its gradient.
     fake, real = jnp.concatenate(fakes), jnp.concatenate([real] * len(generated))
     alpha = draws.alpha.T.reshape(-1, 1)
     # The first layer is linear, so the projection of an interpolated row is the interpolation.

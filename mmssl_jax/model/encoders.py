@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmssl_jax.graph.bipartite import BipartiteGraph, Normalization, bipartite_graph
-from mmssl_jax.graph.propagate import EDGES_AT_ONCE, propagate
+from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.model.dropout import Dropout
 
 
@@ -73,27 +73,14 @@ def propagate_features(
     n_users: int,
     partial: Mapping[str, PartialModality] = ALL_PRESENT,
 ) -> tuple[dict[str, Float[Array, "U D"]], dict[str, Float[Array, "I D"]]]:
-    """f_u = sum_i w_ui x_i, then f_i = sum_u w_iu f_u; modalities side by side in one pass.
-
-    The w_ui of a modality in `partial` are its own; then each has a pass of its own to the users.
-    So has each, both ways, on a graph that is walked in pieces: arrays side by side would exist
-    beside their parts. Returns the users' and the items' features per modality.
-    """
-    modalities, n_items = tuple(encoded), next(iter(encoded.values())).shape[0]
-    to_users = {m: partial[m].to_users if m in partial else graph.to_users for m in modalities}
-    if graph.to_users.edges.shape[0] > EDGES_AT_ONCE:
-        users = {m: propagate(to_users[m], x, n_users) for m, x in encoded.items()}
-        return users, {m: propagate(graph.to_items, x, n_items) for m, x in users.items()}
-    if partial:
-        passes = [propagate(to_users[m], x, n_users) for m, x in encoded.items()]
-        of_users = jnp.concatenate(passes, axis=1)
-    else:
-        side_by_side = jnp.concatenate(list(encoded.values()), axis=1)
-        of_users = propagate(graph.to_users, side_by_side, n_users)
-    of_items = propagate(graph.to_items, of_users, n_items)
-    split_users = jnp.split(of_users, len(modalities), axis=1)
-    split_items = jnp.split(of_items, len(modalities), axis=1)
-    return (
-        dict(zip(modalities, split_users, strict=True)),
-        dict(zip(modalities, split_items, strict=True)),
-    )
+    """f_u = sum_i w_ui x_i, then f_i = sum_u w_iu f_u; the w_ui of a modality in `partial` are its
+    own. Returns the users' and the items' features per modality."""
+    n_items = next(iter(encoded.values())).shape[0]
+    of_users = {
+        modality: propagate(
+            partial[modality].to_users if modality in partial else graph.to_users, x, n_users
+        )
+        for modality, x in encoded.items()
+    }
+    of_items = {m: propagate(graph.to_items, x, n_items) for m, x in of_users.items()}
+    return of_users, of_items

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mmssl_jax.blocks import Block, fold_blocks, zeros_of_its_own
 from mmssl_jax.graph.batch_edges import EdgeChunk, fold_edges, without_tangent
@@ -171,10 +171,8 @@ def _backward(static: Static, residuals: tuple, cotangents: Products) -> tuple:
             chunk.put(gradient, jnp.einsum("sh,sh->s", rows, found))
             for gradient, rows in zip(of_weights, at_rows, strict=True)
         )
-        of_items = [
-            chunk.cut(w)[:, None] * rows for w, rows in zip(weights, at_rows, strict=True)
-        ]
-        return of_weights, of_kernel.at[chunk.item].add(functools.reduce(jnp.add, of_items))
+        terms = [chunk.cut(w)[:, None] * rows for w, rows in zip(weights, at_rows, strict=True)]
+        return of_weights, of_kernel.at[chunk.item].add(functools.reduce(jnp.add, terms))
 
     of_weights = tuple(map(jnp.zeros_like, weights))
     if weights:
