@@ -33,7 +33,13 @@ class Activation(NamedTuple):
     rate: float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+class Statistics(NamedTuple):
+    """Of h = leaky_relu(x): its mean, and r = 1 / sqrt(its variance + 1e-5); [1, C] or [B, 1]."""
+
+    mean: Float[Array, "..."]
+    r: Float[Array, "..."]
+
+
 def activate(
     settings: Activation,
     x: Float[Array, "B C"],
@@ -48,8 +54,23 @@ def activate(
     Args:
       keep: what dropout leaves, divided by 1 - rate; None leaves all as it is.
     """
-    z, _ = _standardize(settings, x)
-    return _drop(settings, z * scale[None, :] + shift[None, :], keep)
+    return _activate(settings, x, scale, shift, keep)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _activate(
+    settings: Activation,
+    x: Float[Array, "B C"],
+    scale: Float[Array, " C"],
+    shift: Float[Array, " C"],
+    keep: Keep,
+) -> tuple[Float[Array, "B C"], Statistics]:
+    """y and the statistics, for gradients, which see to what depends on x through them."""
+    h = jax.nn.leaky_relu(x, settings.slope)
+    mean = _mean(settings, h)
+    statistics = Statistics(mean, jax.lax.rsqrt(_mean(settings, (h - mean) ** 2) + _EPSILON))
+    z = _standardize(settings, x, statistics)
+    return _drop(settings, z * scale[None, :] + shift[None, :], keep), statistics
 
 
 def _activate_forward(
@@ -58,27 +79,27 @@ def _activate_forward(
     scale: Float[Array, " C"],
     shift: Float[Array, " C"],
     keep: Keep,
-) -> tuple[Float[Array, "B C"], tuple]:
-    return activate(settings, x, scale, shift, keep), (x, scale, keep)
+) -> tuple[tuple[Float[Array, "B C"], Statistics], tuple]:
+    y, statistics = _activate(settings, x, scale, shift, keep)
+    return (y, statistics), (x, statistics, scale, keep)
 
 
-def _activate_backward(
-    settings: Activation, residuals: tuple, cotangent: Float[Array, "B C"]
-) -> tuple[Array, Array, Array, None]:
-    x, scale, keep = residuals
-    z, _ = _standardize(settings, x)
-    of_y = _drop(settings, cotangent, keep)
-    of_x = _pull_back(settings, x, scale, keep, cotangent)
-    return of_x, jnp.sum(of_y * z, axis=0), jnp.sum(of_y, axis=0), None
+def _activate_backward(settings: Activation, residuals: tuple, cotangents: tuple) -> tuple:
+    (x, statistics, scale, keep), (of_output, _) = residuals, cotangents
+    of_y = _drop(settings, of_output, keep)
+    of_scale = jnp.sum(of_y * _standardize(settings, x, statistics), axis=0)
+    of_x = _pull_back(settings, x, statistics, scale, keep, of_output)
+    return of_x, of_scale, jnp.sum(of_y, axis=0), None
 
 
-activate.defvjp(_activate_forward, _activate_backward)
+_activate.defvjp(_activate_forward, _activate_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pull_back(
     settings: Activation,
     x: Float[Array, "B C"],
+    statistics: Statistics,
     scale: Float[Array, " C"],
     keep: Keep,
     cotangent: Float[Array, "B C"],
@@ -86,31 +107,34 @@ def _pull_back(
     """The gradient in x for a cotangent of y, with a gradient of its own.
 
     With g = scale drop(cotangent), and <.> the mean of what is standardised together, that of h is
-    r (g - <g> - z <g z>), r = 1 / sqrt(var + 1e-5).
+    r (g - <g> - z <g z>).
     """
-    z, r = _standardize(settings, x)
+    z = _standardize(settings, x, statistics)
     of_y = _drop(settings, cotangent, keep)
     along, across = _scaled_mean(settings, of_y, scale), _scaled_mean(settings, of_y * z, scale)
-    return _through_relu(settings, x, r * (of_y * scale[None, :] - along - z * across))
+    of_h = statistics.r * (of_y * scale[None, :] - along - z * across)
+    return _through_relu(settings, x, of_h)
 
 
 def _pull_back_forward(
     settings: Activation,
     x: Float[Array, "B C"],
+    statistics: Statistics,
     scale: Float[Array, " C"],
     keep: Keep,
     cotangent: Float[Array, "B C"],
 ) -> tuple[Float[Array, "B C"], tuple]:
-    return _pull_back(settings, x, scale, keep, cotangent), (x, scale, keep, cotangent)
+    of_x = _pull_back(settings, x, statistics, scale, keep, cotangent)
+    return of_x, (x, statistics, scale, keep, cotangent)
 
 
 def _pull_back_backward(
     settings: Activation, residuals: tuple, cotangent: Float[Array, "B C"]
-) -> tuple[Array, Array, None, Array]:
+) -> tuple:
     """For a cotangent u of h's gradient, that of g is r (u - <u> - z <u z>) and that of h itself
     r^2 (z (3 <u z> <g z> - <u g> + <u> <g>) - <g z> (u - <u>) - <u z> (g - <g>))."""
-    x, scale, keep, of_output = residuals
-    z, r = _standardize(settings, x)
+    x, statistics, scale, keep, of_output = residuals
+    z, r = _standardize(settings, x, statistics), statistics.r
     u, of_y = _through_relu(settings, x, cotangent), _drop(settings, of_output, keep)
     g = of_y * scale[None, :]
     along, across = _scaled_mean(settings, of_y, scale), _scaled_mean(settings, of_y * z, scale)
@@ -120,6 +144,7 @@ def _pull_back_backward(
     of_h = r**2 * (z * both - across * (u - u_along) - u_across * (g - along))
     return (
         _through_relu(settings, x, of_h),
+        jax.tree.map(jnp.zeros_like, statistics),  # in the gradient of x already
         jnp.sum(of_y * of_g, axis=0),
         None,
         _drop(settings, scale[None, :] * of_g, keep),
@@ -130,13 +155,10 @@ _pull_back.defvjp(_pull_back_forward, _pull_back_backward)
 
 
 def _standardize(
-    settings: Activation, x: Float[Array, "B C"]
-) -> tuple[Float[Array, "B C"], Float[Array, "..."]]:
-    """z and r. Asked for again with the same x, they are what XLA has computed before."""
-    h = jax.nn.leaky_relu(x, settings.slope)
-    centred = h - _mean(settings, h)
-    r = jax.lax.rsqrt(_mean(settings, centred * centred) + _EPSILON)
-    return centred * r, r
+    settings: Activation, x: Float[Array, "B C"], statistics: Statistics
+) -> Float[Array, "B C"]:
+    """z"""
+    return (jax.nn.leaky_relu(x, settings.slope) - statistics.mean) * statistics.r
 
 
 def _mean(settings: Activation, x: Float[Array, "B C"]) -> Float[Array, "..."]:
