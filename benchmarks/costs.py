@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from benchmarks.measure import show
 from mmssl_jax.config import Config
 from mmssl_jax.model.critic import hidden_widths
-from mmssl_jax.model.kernel_products import HALVED_FROM
+from mmssl_jax.model.kernel_products import QUARTERED_FROM
 from mmssl_jax.model.real_rows import dense_soft_rows, soft_rows_form
 from mmssl_jax.model.row_blocks import ROWS_AT_ONCE
 from mmssl_jax.presets import preset_config
@@ -93,7 +93,7 @@ def step_matmul_flops(config: Config, s: Shape) -> dict[str, int]:
 
 def symmetric_flops(n_rows: int, width: int) -> int:
     """FLOPs of `kernel_products.symmetric_product` of rows [n_rows, width]."""
-    if width < HALVED_FROM:
+    if width < QUARTERED_FROM:
         return 2 * n_rows * width**2
     corner = width - width // 2
     return 2 * n_rows * (width // 2 * width + corner**2)
@@ -123,7 +123,7 @@ def step_propagation_bytes(s: Shape) -> dict[str, int]:
         return 2 * passes
 
     return {
-        "encoders": both_ways(s.E, s.M * s.D),
+        "encoders": s.M * both_ways(s.E, s.D),
         "learned_graphs": s.M * both_ways(s.L, s.D),
         "light_gcn": s.G * both_ways(s.E, s.D),
     }

@@ -19,11 +19,11 @@ from mmssl_jax.parallel import in_float32
 from mmssl_jax.training.problem import Problem, load_problem, new_state
 from mmssl_jax.training.step import rebuild_if
 
-Kind = tuple[Callable[[Any, Any], Any], Any, Any, int, int]
+Kind = tuple[Callable[[Any, Any], Any], Any, Any, int]
 
 
 def kinds(problem: Problem) -> dict[str, Kind]:
-    """{name: (function of (graphs, vectors), graphs, vectors, passes both ways, width)}."""
+    """{name: (function of (graphs, vectors), graphs, vectors, passes both ways)}."""
     config, sizes, inputs = problem.config, problem.sizes, problem.inputs
     state = new_state(problem)
     if config.structure.source == "all_users":
@@ -47,17 +47,15 @@ def kinds(problem: Problem) -> dict[str, Kind]:
             lambda graph, encoded: propagate_features(graph, encoded, n_users),
             inputs.observed.features,
             dict.fromkeys(inputs.features, items),
-            1,
-            n_modalities * dim,
+            n_modalities,
         ),
         "ids": (
             lambda graph, vectors: propagate_ids(graph, vectors[0], vectors[1], config.model),
             inputs.observed.ids,
             (users, items),
             config.model.gnn_layers,
-            dim,
         ),
-        "learned": (over_learned, state.learned, (users, items), n_modalities, dim),
+        "learned": (over_learned, state.learned, (users, items), n_modalities),
     }
 
 
@@ -73,7 +71,7 @@ def measure_propagation(
     """
     problem = load_problem(config, dataset)
     result: Result = {"users": problem.sizes.n_users, "items": problem.sizes.n_items}
-    for name, (function, graphs, vectors, passes, width) in kinds(problem).items():
+    for name, (function, graphs, vectors, passes) in kinds(problem).items():
         forward = jax.jit(function)
         like = jax.tree.map(jnp.ones_like, forward(graphs, vectors))
 
@@ -83,6 +81,7 @@ def measure_propagation(
 
         one_graph = next(iter(graphs.values())) if name == "learned" else graphs
         edges = one_graph.to_users.edges.shape[0]
+        width = config.model.dim
         n_bytes = passes * (
             propagation_bytes(edges, problem.sizes.n_users, width)
             + propagation_bytes(edges, problem.sizes.n_items, width)

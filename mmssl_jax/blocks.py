@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Carry = TypeVar("Carry")
 
-# Entries of vectors that a CPU's cache holds, and that fill any other device.
+# Entries of vectors that a CPU's cache holds, and, for devices that walk wide arrays faster, an
+# amount of memory that is small for all of them.
 _ENTRIES_IN_CACHE, _ENTRIES_ELSEWHERE = 2**19, 2**22
 
 

@@ -12,6 +12,7 @@ from benchmarks import costs, evaluate, measure, propagate, sampling, scale, sco
 from benchmarks.catalogue import TRAIN_PER_USER, catalogue
 from benchmarks.dense_step import dense_train_step
 from mmssl_jax.config import ConfigError
+from mmssl_jax.model import kernel_products
 from mmssl_jax.parallel import AXIS, local_devices, spread
 from mmssl_jax.training.draws import draw
 from mmssl_jax.training.step import train_step as structured_train_step
@@ -223,6 +224,13 @@ def test_the_formulas_are_the_steps_matrix_products(preset, changes):
     assert sum(costs.step_matmul_flops(config, shape).values()) == pytest.approx(counted, rel=0.1)
 
 
+@pytest.mark.parametrize("width", [511, 512, 513])
+def test_flops_of_symmetric_products(width):
+    rows = jnp.zeros((3, width))
+    counted = measure.matmul_flops(kernel_products.symmetric_product, rows, rows)
+    assert costs.symmetric_flops(3, width) == counted
+
+
 # Bytes --------------------------------------------------------------------------------------------
 
 
@@ -264,8 +272,8 @@ def collective_bytes(function, *arguments):
     return found
 
 
-def test_what_a_step_communicates():
-    config = problems.tiny_config(sampling__batch_size=8)
+def step_communication(config):
+    """{collective: bytes} of a step on four devices."""
     problem = tiny_problem(config)
     devices = local_devices(4)
 
@@ -273,14 +281,30 @@ def test_what_a_step_communicates():
         draws = draw(state.key, state.step, inputs, config, problem.sizes)
         return structured_train_step(state, draws, inputs, config, problem.sizes, AXIS)
 
-    found = collective_bytes(
+    return collective_bytes(
         spread(one_step, devices, "shard_map", (False, False)), problem.state, problem.inputs
     )
+
+
+def test_what_a_step_communicates():
+    config = problems.tiny_config(sampling__batch_size=8)
+    found = step_communication(config)
     _, shape = step_flops(config)
     expected = costs.collective_bytes(shape._replace(N=4))
     assert found["psum"] == pytest.approx(expected["gradients, summed"], rel=0.02)
     assert found["all_gather"] == expected["contrastive, gathered"]
     assert found["reduce_scatter"] == expected["contrastive, summed and scattered"]
+
+
+def test_what_batch_norm_communicates():
+    by_norm = {
+        norm: step_communication(problems.tiny_config(sampling__batch_size=8, critic__norm=norm))
+        for norm in ("layer", "batch")
+    }
+    _, shape = step_flops(problems.tiny_config())
+    # docs/scaling.md: two passes of four calls, and the gradient of the penalty.
+    expected = (2 * 4 * 8 + 20) * (shape.H1 + shape.H2)
+    assert by_norm["batch"]["psum"] - by_norm["layer"]["psum"] == expected
 
 
 def test_costs_prints_one_json_object(capsys):

@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.blocks import fold_blocks, zeros_of_its_own
+from mmssl_jax.blocks import fold_blocks, vectors_at_once, zeros_of_its_own
 
 
 @pytest.mark.parametrize(("length", "size"), [(7, 3), (6, 3), (3, 3), (2, 3), (4, 3)])
@@ -40,3 +41,14 @@ def test_zeros_of_their_own(first):
     assert zeros.dtype == jnp.int32
     np.testing.assert_array_equal(zeros, np.zeros((2, 3)))
     np.testing.assert_array_equal(zeros_of_its_own((2,), float, jnp.zeros((0, 1))), np.zeros(2))
+
+
+def test_vectors_at_once_are_fewer_the_wider_they_are_and_fewer_on_a_cpu(monkeypatch):
+    sizes = {}
+    for platform in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        sizes[platform] = [vectors_at_once(width) for width in (1, 64, 1677, 2**30)]
+    narrow, wide, ragged, widest = sizes["cpu"]
+    assert (narrow, ragged, widest) == (64 * wide, narrow // 1677, 1)
+    assert all(cpu <= gpu for cpu, gpu in zip(sizes["cpu"], sizes["gpu"], strict=True))
+    assert sizes["cpu"][0] < sizes["gpu"][0]

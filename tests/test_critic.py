@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import CriticConfig
+from mmssl_jax.model import dropout
 from mmssl_jax.model.critic import Critic, hidden_widths
 from tests.problems import TOLERANCE, assert_close, precision
 
@@ -21,7 +22,7 @@ def build(config, dtype=jnp.float32):
     return critic, params, jnp.asarray(rng.normal(size=(BATCH, width)), dtype)
 
 
-def critic_by_hand(config, params, projection):
+def critic_by_hand(config, params, projection, kept=None):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
     hidden = np.asarray(projection, float) + params["first_bias"]
     axis = 0 if config.norm == "batch" else 1
@@ -33,6 +34,8 @@ def critic_by_hand(config, params, projection):
         mean, var = hidden.mean(axis, keepdims=True), hidden.var(axis, keepdims=True)
         norm = params[f"norm_{index}"]
         hidden = (hidden - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+        if kept:
+            hidden = np.where(kept[index], hidden / (1 - config.dropout[index]), 0)
     output = (hidden @ params["score"]["kernel"] + params["score"]["bias"])[:, 0]
     bound = config.score_bound
     return bound / (1 + np.exp(-output)) if bound else output
@@ -96,6 +99,26 @@ def test_dropout_is_drawn_from_the_key_in_training_only():
     assert np.array_equal(scores(True, 0), scores(True, 1))
     assert np.array_equal(scores(False, 0), scores(False, 0))
     assert not np.array_equal(scores(False, 0), scores(False, 1))
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_every_layer_has_a_mask_of_its_own_rate(norm, monkeypatch):
+    config = CriticConfig(hidden=(40, 30), norm=norm, dropout=(0.2, 0.6))
+    critic, params, projection = build(config)
+    kept = []
+
+    def recorded(key, rate, shape, draw=dropout.keep_mask):
+        kept.append((rate, np.asarray(draw(key, rate, shape))))
+        return jnp.asarray(kept[-1][1])
+
+    monkeypatch.setattr(dropout, "keep_mask", recorded)
+    rngs = {"dropout": jax.random.key(0)}
+    scores = critic.apply({"params": params}, projection, False, rngs=rngs)
+
+    assert [rate for rate, _ in kept] == [0.2, 0.6]
+    assert [mask.mean() for _, mask in kept] == pytest.approx([0.8, 0.4], abs=0.15)
+    masks = [mask for _, mask in kept]
+    assert_close(scores, critic_by_hand(config, params, projection, masks), 1e-5)
 
 
 def test_kernels_start_within_one_over_the_root_of_the_inputs():

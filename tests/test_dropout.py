@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.dropout import Dropout, keep_mask
+from mmssl_jax.model.dropout import KeepMask, drop, keep_mask
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.31, 0.5])
@@ -35,9 +35,10 @@ def test_masks_depend_on_the_key_and_on_nothing_else():
 
 def test_dropout_keeps_the_mean_and_is_the_identity_when_deterministic():
     x = jnp.full((300, 200), 2.0)
-    layer, rngs = Dropout(0.31), {"dropout": jax.random.key(0)}
-    dropped = np.asarray(layer.apply({}, x, False, rngs=rngs))
+    layer, rngs = KeepMask(0.31), {"dropout": jax.random.key(0)}
+    dropped = np.asarray(drop(x, layer.apply({}, x.shape, False, rngs=rngs), 0.31))
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(2 / 0.69)}
     assert dropped.mean() == pytest.approx(2.0, abs=0.03)
-    np.testing.assert_array_equal(layer.apply({}, x, True), x)
-    np.testing.assert_array_equal(Dropout(0.0).apply({}, x, False, rngs=rngs), x)
+    assert layer.apply({}, x.shape, True) is None
+    assert KeepMask(0.0).apply({}, x.shape, False, rngs=rngs) is None
+    np.testing.assert_array_equal(drop(x, None, 0.31), x)

@@ -73,7 +73,7 @@ def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
             (kernel_products, "ITEMS_AT_ONCE", 5),
         ):
             monkeypatch.setattr(module, name, size)
-        for module, size in ((batch_edges, 4), (propagate, 9)):
+        for module, size in ((batch_edges, 5), (propagate, 9)):
             monkeypatch.setattr(module, "vectors_at_once", lambda width, size=size: size)
         in_blocks = two_steps()
 

@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from mmssl_jax.config import CriticConfig
-from mmssl_jax.model.dropout import keep_mask
+from mmssl_jax.model.dropout import KeepMask
 from mmssl_jax.model.hidden_layer import Activation, activate
 from mmssl_jax.precision import Precision, dot_general
 
@@ -61,9 +61,7 @@ class Critic(nn.Module):
                 )
                 hidden = dense(hidden)
             rate = float(self.config.dropout[index])
-            keep = None
-            if rate and not deterministic:
-                keep = keep_mask(self.make_rng("dropout"), rate, hidden.shape)
+            keep = KeepMask(rate, name=f"Dropout_{index}")(hidden.shape, deterministic)
             settings = Activation(self.config.slope, self.config.norm, self.axis, rate)
             hidden = Activate(settings, name=f"norm_{index}")(hidden, keep)
         output = nn.Dense(1, kernel_init=_fan_in_uniform, name="score")(hidden)[:, 0]

@@ -22,14 +22,21 @@ def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[
     return (draws >= round(rate * 2**16)).reshape(shape)
 
 
-class Dropout(nn.Module):
-    """Zeroes entries at `rate` and divides the others by 1 - rate; the rng is named `dropout`."""
+class KeepMask(nn.Module):
+    """The mask of one dropout; its rng is named `dropout`."""
 
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."], deterministic: bool) -> Float[Array, "..."]:
+    def __call__(self, shape: tuple[int, ...], deterministic: bool) -> Bool[Array, "..."] | None:
+        """None where everything is kept."""
         if deterministic or not self.rate:
-            return x
-        keep = keep_mask(self.make_rng("dropout"), self.rate, x.shape)
-        return jnp.where(keep, x / (1 - self.rate), 0)
+            return None
+        return keep_mask(self.make_rng("dropout"), self.rate, shape)
+
+
+def drop(
+    x: Float[Array, "*shape"], keep: Bool[Array, "*shape"] | None, rate: float
+) -> Float[Array, "*shape"]:
+    """x / (1 - rate) where `keep`, else 0; x itself where there is no mask."""
+    return x if keep is None else jnp.where(keep, x / (1 - rate), 0)

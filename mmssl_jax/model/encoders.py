@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmssl_jax.graph.bipartite import BipartiteGraph, Normalization, bipartite_graph
 from mmssl_jax.graph.propagate import propagate
-from mmssl_jax.model.dropout import Dropout
+from mmssl_jax.model.dropout import KeepMask, drop
 
 
 class PartialModality(NamedTuple):
@@ -58,9 +58,12 @@ class FeatureEncoder(nn.Module):
         partial: Mapping[str, PartialModality] = ALL_PRESENT,
     ) -> dict[str, Float[Array, "I D"]]:
         encoded = {}
-        for modality, raw in features.items():
+        for index, (modality, raw) in enumerate(features.items()):
             dense = nn.Dense(self.dim, kernel_init=nn.initializers.xavier_uniform(), name=modality)
-            x = Dropout(self.dropout)(dense(raw), deterministic=deterministic)
+            keep = KeepMask(self.dropout, name=f"Dropout_{index}")(
+                (raw.shape[0], self.dim), deterministic
+            )
+            x = drop(dense(raw), keep, self.dropout)
             if modality in partial:
                 x = jnp.where(partial[modality].present[:, None], x, 0.0)
             encoded[modality] = x

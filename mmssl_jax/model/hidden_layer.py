@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mmssl_jax.model.dropout import drop
 from mmssl_jax.parallel import mean_over
 
 _EPSILON = 1e-5
@@ -49,7 +50,9 @@ def activate(
 ) -> Float[Array, "B C"]:
     """y = drop(scale z + shift), z = (h - mean) / sqrt(var + 1e-5) of h = leaky_relu(x).
 
-    Differentiable twice, as a gradient penalty needs, and no further.
+    The gradient in x may be differentiated once more, as a gradient penalty needs. Those in scale
+    and shift, and second gradients, may not: what depends on x through the mean and the variance
+    is lost there without a word. All arrays are of one float type.
 
     Args:
       keep: what dropout leaves, divided by 1 - rate; None leaves all as it is.
@@ -65,12 +68,13 @@ def _activate(
     shift: Float[Array, " C"],
     keep: Keep,
 ) -> tuple[Float[Array, "B C"], Statistics]:
-    """y and the statistics, for gradients, which see to what depends on x through them."""
+    """y and the statistics. Gradients take no cotangents of these: they see themselves to what
+    depends on x through them."""
     h = jax.nn.leaky_relu(x, settings.slope)
     mean = _mean(settings, h)
     statistics = Statistics(mean, jax.lax.rsqrt(_mean(settings, (h - mean) ** 2) + _EPSILON))
     z = _standardize(settings, x, statistics)
-    return _drop(settings, z * scale[None, :] + shift[None, :], keep), statistics
+    return drop(z * scale[None, :] + shift[None, :], keep, settings.rate), statistics
 
 
 def _activate_forward(
@@ -86,7 +90,7 @@ def _activate_forward(
 
 def _activate_backward(settings: Activation, residuals: tuple, cotangents: tuple) -> tuple:
     (x, statistics, scale, keep), (of_output, _) = residuals, cotangents
-    of_y = _drop(settings, of_output, keep)
+    of_y = drop(of_output, keep, settings.rate)
     of_scale = jnp.sum(of_y * _standardize(settings, x, statistics), axis=0)
     of_x = _pull_back(settings, x, statistics, scale, keep, of_output)
     return of_x, of_scale, jnp.sum(of_y, axis=0), None
@@ -109,11 +113,7 @@ def _pull_back(
     With g = scale drop(cotangent), and <.> the mean of what is standardised together, that of h is
     r (g - <g> - z <g z>).
     """
-    z = _standardize(settings, x, statistics)
-    of_y = _drop(settings, cotangent, keep)
-    along, across = _scaled_mean(settings, of_y, scale), _scaled_mean(settings, of_y * z, scale)
-    of_h = statistics.r * (of_y * scale[None, :] - along - z * across)
-    return _through_relu(settings, x, of_h)
+    return _pull_back_forward(settings, x, statistics, scale, keep, cotangent)[0]
 
 
 def _pull_back_forward(
@@ -124,20 +124,24 @@ def _pull_back_forward(
     keep: Keep,
     cotangent: Float[Array, "B C"],
 ) -> tuple[Float[Array, "B C"], tuple]:
-    of_x = _pull_back(settings, x, statistics, scale, keep, cotangent)
-    return of_x, (x, statistics, scale, keep, cotangent)
+    z = _standardize(settings, x, statistics)
+    of_y = drop(cotangent, keep, settings.rate)
+    along, across = _scaled_mean(settings, of_y, scale), _scaled_mean(settings, of_y * z, scale)
+    of_h = statistics.r * (of_y * scale[None, :] - along - z * across)
+    residuals = x, statistics, scale, keep, cotangent, along, across
+    return _through_relu(settings, x, of_h), residuals
 
 
 def _pull_back_backward(
     settings: Activation, residuals: tuple, cotangent: Float[Array, "B C"]
 ) -> tuple:
-    """For a cotangent u of h's gradient, that of g is r (u - <u> - z <u z>) and that of h itself
+    """With <g> along and <g z> across, and for a cotangent u of h's gradient, that of g is
+    r (u - <u> - z <u z>) and that of h itself
     r^2 (z (3 <u z> <g z> - <u g> + <u> <g>) - <g z> (u - <u>) - <u z> (g - <g>))."""
-    x, statistics, scale, keep, of_output = residuals
+    x, statistics, scale, keep, of_output, along, across = residuals
     z, r = _standardize(settings, x, statistics), statistics.r
-    u, of_y = _through_relu(settings, x, cotangent), _drop(settings, of_output, keep)
+    u, of_y = _through_relu(settings, x, cotangent), drop(of_output, keep, settings.rate)
     g = of_y * scale[None, :]
-    along, across = _scaled_mean(settings, of_y, scale), _scaled_mean(settings, of_y * z, scale)
     u_along, u_across = _mean(settings, u), _mean(settings, u * z)
     of_g = r * (u - u_along - z * u_across)
     both = 3 * u_across * across - _scaled_mean(settings, u * of_y, scale) + u_along * along
@@ -147,7 +151,7 @@ def _pull_back_backward(
         jax.tree.map(jnp.zeros_like, statistics),  # in the gradient of x already
         jnp.sum(of_y * of_g, axis=0),
         None,
-        _drop(settings, scale[None, :] * of_g, keep),
+        drop(scale[None, :] * of_g, keep, settings.rate),
     )
 
 
@@ -157,7 +161,7 @@ _pull_back.defvjp(_pull_back_forward, _pull_back_backward)
 def _standardize(
     settings: Activation, x: Float[Array, "B C"], statistics: Statistics
 ) -> Float[Array, "B C"]:
-    """z"""
+    """z = (leaky_relu(x) - mean) r."""
     return (jax.nn.leaky_relu(x, settings.slope) - statistics.mean) * statistics.r
 
 
@@ -180,9 +184,6 @@ def _scaled_mean(
 def _through_relu(
     settings: Activation, x: Float[Array, "B C"], of_h: Float[Array, "B C"]
 ) -> Float[Array, "B C"]:
-    """The gradient in x, or the cotangent of h's gradient, for those at the other side."""
+    """h's gradient times the slope at x: the gradient in x. The same turns a cotangent of the
+    gradient in x into one of h's gradient."""
     return jnp.where(x >= 0, of_h, settings.slope * of_h)
-
-
-def _drop(settings: Activation, x: Float[Array, "B C"], keep: Keep) -> Float[Array, "B C"]:
-    return x if keep is None else jnp.where(keep, x / (1 - settings.rate), 0)

@@ -21,7 +21,7 @@ from mmssl_jax.precision import Precision, matmul
 # Items handled at once: most catalogues are one block; work arrays of larger ones stay small.
 ITEMS_AT_ONCE = 2**14
 # Columns from which three quarters of a symmetric product cost less than the whole one.
-HALVED_FROM = 512
+QUARTERED_FROM = 512
 
 
 class KernelProducts(NamedTuple):
@@ -53,7 +53,7 @@ def kernel_products(
 
     Args:
       items: item vectors of any widths, F in all.
-      weights: several of the batch's edges; those of masked edges are not read.
+      weights: of the batch's edges, one array for each sum; those of masked edges are not read.
       n_rows: rows of the batch.
       with_gram: whether W^T W is wanted.
     """
@@ -69,7 +69,7 @@ def symmetric_product(
     In quarters once, as products of fewer columns still are slower than they save.
     """
     width = left.shape[1]
-    if width < HALVED_FROM:
+    if width < QUARTERED_FROM:
         return matmul(left.T, right, precision)
     half = width // 2
     above = matmul(left[:, :half].T, right, precision)
