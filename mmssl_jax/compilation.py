@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# With jax 0.10, XLA's default schedule on a CPU keeps work arrays for longer, and by default YNNPACK
-# does sums and products of matrices: sums faster than XLA itself, products of wide ones slower.
+# With jax 0.10, XLA's default schedule on a CPU keeps work arrays for longer. Its default for sums
+# and products of matrices is YNNPACK, faster than XLA itself for sums, slower for wide products.
 _CPU_OPTIONS = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
