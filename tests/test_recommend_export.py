@@ -28,15 +28,15 @@ SMALL = {
 
 SHOP = "## From a text and an image to a list"  # the section on another run than the others
 SECTIONS = re.split(r"^(?=## )", DOC, flags=re.MULTILINE)
-OF_DEMO = "".join(section for section in SECTIONS if not section.startswith(SHOP))
+OF_COLD = "".join(section for section in SECTIONS if not section.startswith(SHOP))
 (OF_SHOP,) = (section for section in SECTIONS if section.startswith(SHOP))
 
 
-def blocks_of(language: str, text: str = OF_DEMO) -> list[str]:
+def blocks_of(language: str, text: str = OF_COLD) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def lines_for(script: str, text: str = OF_DEMO) -> list[list[str]]:
+def lines_for(script: str, text: str = OF_COLD) -> list[list[str]]:
     lines = "".join(blocks_of("bash", text)).splitlines()
     return [shlex.split(line)[2:] for line in lines if line.startswith(f"python {script}")]
 
@@ -61,7 +61,7 @@ def there(place, monkeypatch):
 
 @pytest.fixture(scope="module")
 def recommender(place):
-    return Recommender.from_run(place / "runs" / "demo", devices=1)
+    return Recommender.from_run(place / "runs" / "cold", devices=1)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_new_item_from_its_text_and_image(tmp_path, monkeypatch):
 
 
 def test_the_csv_holds_the_lists(there, recommender):
-    eval_command(["--run=runs/demo", "--export=lists.csv", "--k=3", "--devices=1"])
+    eval_command(["--run=runs/cold", "--export=lists.csv", "--k=3", "--devices=1"])
     with open("lists.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     ids, scores = recommender.recommend(recommender.dataset.user_ids, 3)
@@ -137,7 +137,7 @@ def test_the_csv_holds_the_lists(there, recommender):
 
 
 def test_the_npz_holds_the_embeddings(there, recommender):
-    eval_command(["--run=runs/demo", "--export-embeddings=vectors.npz", "--devices=1"])
+    eval_command(["--run=runs/cold", "--export-embeddings=vectors.npz", "--devices=1"])
     with np.load("vectors.npz") as file:
         np.testing.assert_array_equal(file["user_ids"], recommender.dataset.user_ids)
         np.testing.assert_array_equal(file["item_ids"], recommender.dataset.item_ids)
@@ -146,7 +146,7 @@ def test_the_npz_holds_the_embeddings(there, recommender):
 
 
 def test_what_cannot_be_exported(there, refused):
-    run = "--run=runs/demo"
+    run = "--run=runs/cold"
     assert "ends in '.txt'" in refused(run, "--export=top.txt")
     assert "there is no folder" in refused(run, "--export=nowhere/top.csv")
     assert "ends in '.csv'" in refused(run, "--export_embeddings=vectors.csv")
@@ -158,7 +158,7 @@ def test_parquet(there, recommender):
     polars = pytest.importorskip("polars", reason="Parquet files need polars")
     eval_command(
         [
-            *("--run=runs/demo", "--devices=1", "--k=3"),
+            *("--run=runs/cold", "--devices=1", "--k=3"),
             *("--export=lists.parquet", "--export_embeddings=vectors.parquet"),
         ]
     )
