@@ -21,22 +21,40 @@ FLOAT = 4  # bytes
 EDGE = 12  # bytes of a directed edge: sender, receiver, weight
 
 
-class Shape(NamedTuple):
-    """The numbers that a step's cost depends on; the defaults are the paper preset's."""
+MEANINGS = {
+    "U": "users",
+    "I": "items",
+    "E": "training interactions",
+    "L": "places of a modality's learned graph",
+    "B": "batch over all devices",
+    "D": "width of the embeddings",
+    "H": "attention heads",
+    "G": "rounds of the light GCN",
+    "M": "modalities",
+    "F": "feature widths together",
+    "H1": "the critic's first hidden width",
+    "H2": "its second one",
+    "N": "devices",
+}
 
-    U: int  # users
-    I: int  # noqa: E741  items
-    E: int  # training interactions
-    L: int  # places of a modality's learned graph
-    B: int = 1024  # batch over all devices
-    D: int = 64  # width of the embeddings
-    H: int = 4  # attention heads
-    G: int = 2  # rounds of the light GCN
-    M: int = 2  # modalities
-    F: int = 256  # feature widths together
-    H1: int = 512  # hidden widths of the critic
+
+class Shape(NamedTuple):
+    """The numbers that a step's cost depends on, as in `MEANINGS`; the defaults are the paper
+    preset's."""
+
+    U: int
+    I: int  # noqa: E741
+    E: int
+    L: int
+    B: int = 1024
+    D: int = 64
+    H: int = 4
+    G: int = 2
+    M: int = 2
+    F: int = 256
+    H1: int = 512
     H2: int = 256
-    N: int = 1  # devices
+    N: int = 1
 
 
 def shape_of(config: Config, sizes: Sizes, feature_widths: int, n_modalities: int) -> Shape:
@@ -192,6 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
             type=lambda text: int(float(text)),
             default=default,
             required=default is None,
+            help=MEANINGS[name] + (f" (default {default:,})" if default else ""),
         )
     parsed = vars(parser.parse_args(arguments))
     as_json = parsed.pop("json")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
+from jsonargparse.typing import PositiveInt
 
 from mmssl_jax.commands import USER_ERRORS, leave
 from mmssl_jax.reporting.environment import environment
@@ -34,7 +35,7 @@ def benchmark_parser(name: str, repeats: int = 5) -> ConfigParser:
     parser = config_parser(f"benchmarks.{name}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--repeats", type=int, default=repeats, help="timed calls; the median counts"
+        "--repeats", type=PositiveInt, default=repeats, help="timed calls; the median counts"
     )
     parser.add_argument("--profile", type=str, default=None, help="keep a trace in this folder")
     return parser

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jsonargparse.typing import PositiveInt
 
 from benchmarks.measure import Result, benchmark_parser, median_ms, memory, run_benchmark, xla_flops
 from benchmarks.scopes import scope_shares
@@ -80,7 +81,7 @@ def measure_sampling(
 def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, measures and prints."""
     parser = benchmark_parser("sampling")
-    parser.add_argument("--batches", type=int, default=20, help="batches of one timed scan")
+    parser.add_argument("--batches", type=PositiveInt, default=20, help="batches of one timed scan")
     run_benchmark(parser, measure_sampling, ("batches",), arguments)
 
 

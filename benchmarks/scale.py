@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jsonargparse.typing import PositiveInt
 
 from benchmarks.catalogue import catalogue
 from benchmarks.evaluate import time_evaluation
@@ -225,9 +226,13 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = benchmark_parser("scale", repeats=3)
     parser.add_argument("--items", type=str, default=",".join(map(str, SIZES)), help="sizes")
-    parser.add_argument("--steps", type=int, default=3, help="steps of one timed scan")
-    parser.add_argument("--sampled_users", type=int, default=2048, help="users rebuilt and ranked")
-    parser.add_argument("--block_entries", type=int, default=2**27, help="most scores at once")
+    parser.add_argument("--steps", type=PositiveInt, default=3, help="steps of one timed scan")
+    parser.add_argument(
+        "--sampled_users", type=PositiveInt, default=2048, help="users rebuilt and ranked"
+    )
+    parser.add_argument(
+        "--block_entries", type=PositiveInt, default=2**27, help="most scores at once"
+    )
     parser.add_argument("--limit_s", type=float, default=3600.0, help="seconds for one size")
     parser.add_argument("--out", type=str, default=None, help="JSONL file of finished sizes")
     parser.add_argument("--only", type=int, default=0, help="measure this size in this process")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jsonargparse.typing import PositiveInt
 
 from benchmarks.dense_step import dense_train_step
 from benchmarks.measure import (
@@ -131,7 +132,7 @@ def measure_step(
 def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, measures and prints."""
     parser = benchmark_parser("train_step")
-    parser.add_argument("--steps", type=int, default=10, help="steps of one timed scan")
+    parser.add_argument("--steps", type=PositiveInt, default=10, help="steps of one timed scan")
     parser.add_argument("--dense", type=bool, default=True, help="time the dense formulation too")
     run_benchmark(parser, measure_step, ("steps", "dense"), arguments)
 

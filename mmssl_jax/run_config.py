@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,11 +28,14 @@ class ConfigParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # Without the usage, whose sixty lines would push the message off the screen.
-        self.exit(2, f"error: {message}{_nearest(message)}\nall settings: {self.prog} --help\n")
+        stages = {entry.name for entry in dataclasses.fields(Config)}
+        flags = {flag.lstrip("-") for action in self._actions for flag in action.option_strings}
+        own = sorted(flag for flag in flags - stages if "." not in flag)
+        hint = _nearest(message, [*flatten(Config()), *own])
+        self.exit(2, f"error: {message}{hint}\nall settings: {self.prog} --help\n")
 
 
-def _nearest(message: str) -> str:
-    known = [*flatten(Config()), "config", "run", "resume"]
+def _nearest(message: str, known: Sequence[str]) -> str:
     unknown = re.findall(r"--([\w.\-]+)", message) if "unrecognized arguments" in message else []
     for group, option in re.findall(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         unknown.append(f"{group}.{option}")

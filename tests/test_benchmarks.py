@@ -313,6 +313,25 @@ def test_costs_prints_one_json_object(capsys):
     assert shown["rebuild_matmul_flops"] == 2 * 2 * 1000 * 500 * 64
 
 
+def test_costs_says_what_its_letters_mean(capsys):
+    with pytest.raises(SystemExit):
+        costs.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert set(costs.MEANINGS) == set(costs.Shape._fields)
+    assert all(meaning in shown for meaning in costs.MEANINGS.values())
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [("--repeats=0", "repeats"), ("--repaets=3", "the nearest is 'repeats'")],
+)
+def test_a_wrong_flag_is_refused_before_anything_is_measured(flag, says, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        evaluate.main(["--data.format=synthetic", flag])
+    assert leaving.value.code == 2
+    assert says in capsys.readouterr().err
+
+
 # The dense formulation ----------------------------------------------------------------------------
 
 
