@@ -1,7 +1,7 @@
 """What a hidden layer of the critic does behind its product, with gradients of its own.
 
-They pass over the layer's arrays a few times, where automatic differentiation, for a gradient
-penalty above all, passes over them three times as often: a tenth of a wide critic's step.
+They pass over the layer's arrays as few times as the formulas allow. Automatic differentiation
+passes over them more often, for a gradient penalty above all, which a wide critic's step feels.
 """
 
 import functools
