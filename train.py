@@ -1,6 +1,6 @@
-"""Trains MMSSL: `python train.py --config configs/demo.yaml [--data.path DIR] [...]`."""
+"""Trains a method: `python train.py --config configs/demo.yaml [--data.path DIR] [...]`."""
 
-from mmssl_jax.commands import train_command
+from mmssl_jax.cli.train import train_command
 
 if __name__ == "__main__":
     train_command()

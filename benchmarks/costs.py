@@ -9,17 +9,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from benchmarks.measure import show
-from mmssl_jax.config import Config
-from mmssl_jax.model.critic import hidden_widths
-from mmssl_jax.model.kernel_products import QUARTERED_FROM
-from mmssl_jax.model.real_rows import dense_soft_rows, soft_rows_form
-from mmssl_jax.model.row_blocks import ROWS_AT_ONCE
-from mmssl_jax.presets import preset_config
-from mmssl_jax.training.state import Sizes, learned_edges_length
-
-FLOAT = 4  # bytes
-EDGE = 12  # bytes of a directed edge: sender, receiver, weight
-
+from benchmarks.propagate import EDGE, FLOAT, propagation_bytes
+from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
+from mmssl_jax.methods.mmssl.fast.kernel_products import QUARTERED_FROM
+from mmssl_jax.methods.mmssl.fast.row_blocks import ROWS_AT_ONCE
+from mmssl_jax.methods.mmssl.game.critic import hidden_widths
+from mmssl_jax.methods.mmssl.game.real_rows import soft_form
+from mmssl_jax.methods.mmssl.state import Setup, learned_edges_length
 
 MEANINGS = {
     "U": "users",
@@ -57,14 +53,15 @@ class Shape(NamedTuple):
     N: int = 1
 
 
-def shape_of(config: Config, sizes: Sizes, feature_widths: int, n_modalities: int) -> Shape:
+def shape_of(setup: Setup, feature_widths: int, n_modalities: int) -> Shape:
     """The shape of a configured problem on one device, for a critic of two hidden layers."""
+    config, sizes = setup.config, setup.sizes
     h1, h2 = hidden_widths(config.critic, sizes.n_items)
     return Shape(
         U=sizes.n_users,
         I=sizes.n_items,
         E=sizes.n_train,
-        L=learned_edges_length(config, sizes),
+        L=learned_edges_length(setup),
         B=config.sampling.batch_size,
         D=config.model.dim,
         H=config.model.heads,
@@ -76,7 +73,7 @@ def shape_of(config: Config, sizes: Sizes, feature_widths: int, n_modalities: in
     )
 
 
-def step_matmul_flops(config: Config, s: Shape) -> dict[str, int]:
+def step_matmul_flops(config: MMSSLConfig, s: Shape) -> dict[str, int]:
     """FLOPs of one device's matrix products in one step, both passes, per component.
 
     For the adversarial game with one shared forward pass, without a rebuild. Products with a single
@@ -91,7 +88,7 @@ def step_matmul_flops(config: Config, s: Shape) -> dict[str, int]:
         per_node += 12 * s.M * s.D**2 + 4 * s.M**2 * s.D * s.H
     softened = config.game.real_rows == "gumbel"
     real_rows = grams + (2 * factors if softened and config.game.score_weight else 0)
-    if softened and soft_rows_form(config.game, s.I, jnp.float32) is dense_soft_rows:
+    if softened and soft_form(config.game, s.I, jnp.float32) == "dense":
         real_rows += 4 * batch * s.I * s.H1 + 2 * batch * s.I * s.D
     # Blocks of nodes compute their forward pass anew in the backward pass.
     nodes = sum(n + (n / 3 if n > ROWS_AT_ONCE else 0) for n in (s.U, s.I))
@@ -125,12 +122,6 @@ def rebuild_matmul_flops(s: Shape) -> int:
 def evaluation_matmul_flops(n_users: int, s: Shape) -> int:
     """FLOPs of the scores of `n_users` evaluated users."""
     return 2 * n_users * s.I * s.D // s.N
-
-
-def propagation_bytes(edges: int, receivers: int, width: int) -> int:
-    """Least bytes of one pass over directed edges: each edge and its sender's row once, each
-    receiver's row once. The gradient reads receivers and writes senders, and costs the same."""
-    return edges * (EDGE + width * FLOAT) + receivers * width * FLOAT
 
 
 def step_propagation_bytes(s: Shape) -> dict[str, int]:

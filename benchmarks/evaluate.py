@@ -14,12 +14,12 @@ from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.training.problem import (
     Problem,
+    TrainState,
     compile_embedding,
     load_problem,
     new_state,
     split_evaluator,
 )
-from mmssl_jax.training.state import TrainState
 
 SCOPES = ("evaluate", "scores", "mask_seen", "top_k")
 
@@ -48,18 +48,18 @@ def time_evaluation(
     """The figures of `measure_evaluation` for a problem and a state of it."""
     embed, evaluate = compile_embedding(problem), split_evaluator(problem, "test")
     embed_ms = median_ms(lambda: embed(state), repeats)
-    vectors = embed(state)
+    scorer, n_items = embed(state), problem.dataset.n_items
     metrics: dict[str, float] = {}
-    first_ms = timed_ms(lambda: metrics.update(evaluate(*vectors)))
-    eval_ms = median_ms(lambda: evaluate(*vectors), repeats)
-    users, width = int(metrics["users"]), vectors[0].shape[1]
-    flops = 2 * users * problem.sizes.n_items * width / len(problem.devices)
+    first_ms = timed_ms(lambda: metrics.update(evaluate(scorer)))
+    eval_ms = median_ms(lambda: evaluate(scorer), repeats)
+    users, width = int(metrics["users"]), scorer[1].shape[1]
+    flops = 2 * users * n_items * width / len(problem.devices)
     floor_ms = flops / rate * 1e3
     return {
         "eval_ms": eval_ms,
         "ms_per_1000_users": eval_ms / users * 1e3,
         "users": users,
-        "items": problem.sizes.n_items,
+        "items": n_items,
         "embed_ms": embed_ms,
         "first_call_ms": first_ms,
         "matmul_floor_ms": floor_ms,
@@ -68,14 +68,14 @@ def time_evaluation(
         "best_matmul_gflop_per_s": rate / 1e9,
         **memory(),
         "time_share": scope_shares(
-            compiled_program("evaluate"), lambda: evaluate(*vectors), SCOPES, profile
+            compiled_program("evaluate"), lambda: evaluate(scorer), SCOPES, profile
         ),
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, measures and prints."""
-    run_benchmark(benchmark_parser("evaluate"), measure_evaluation, (), arguments)
+    run_benchmark(benchmark_parser("evaluate", arguments), measure_evaluation, (), arguments)
 
 
 if __name__ == "__main__":

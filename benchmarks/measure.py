@@ -22,17 +22,21 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 from jsonargparse.typing import PositiveInt
 
-from mmssl_jax.commands import USER_ERRORS, leave
-from mmssl_jax.reporting.environment import environment
+from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.config import flatten
+from mmssl_jax.records.environment import environment
 from mmssl_jax.run_config import ConfigParser, config_parser, parse_config, validate
 
 Result = dict[str, Any]
 MATMUL_SIZES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 6710, 1677))
 
 
-def benchmark_parser(name: str, repeats: int = 5) -> ConfigParser:
+def benchmark_parser(
+    name: str, arguments: list[str] | None = None, repeats: int = 5
+) -> ConfigParser:
     """A parser of all settings and of what every benchmark takes besides."""
-    parser = config_parser(f"benchmarks.{name}")
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = config_parser(f"benchmarks.{name}", given)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--repeats", type=PositiveInt, default=repeats, help="timed calls; the median counts"
@@ -59,7 +63,8 @@ def run_benchmark(
         result = measure(config, None, **chosen)
     except USER_ERRORS as error:
         leave(error)
-    show({**result, "preset": config.preset, "hardware": hardware()}, parsed.json)
+    names: Result = {k: v for k, v in flatten(config).items() if k in ("method", "preset")}
+    show({**result, **names, "hardware": hardware()}, parsed.json)
 
 
 def hardware() -> Result:

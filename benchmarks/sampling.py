@@ -1,20 +1,24 @@
 """Drawing training batches on the device: `python -m benchmarks.sampling --data.path DIR`."""
 
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 from jsonargparse.typing import PositiveInt
 
 from benchmarks.measure import Result, benchmark_parser, median_ms, memory, run_benchmark, xla_flops
 from benchmarks.scopes import scope_shares
-from mmssl_jax.config import Config, override
+from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.training.draws import draw, share_batch
-from mmssl_jax.training.problem import load_problem
-from mmssl_jax.training.state import Inputs, problem_sizes
+from mmssl_jax.data.load import load_dataset
+from mmssl_jax.graph.rows import InteractionRows, batch_edges, interaction_rows, most_batch_edges
+from mmssl_jax.sampling import sample_batch
 
+By = Literal["user", "interaction"]
+SAMPLED_BY: tuple[By, ...] = ("user", "interaction")
 SCOPES = ("sampling", "batch_edges")
 
 
@@ -27,50 +31,52 @@ def measure_sampling(
     A time is the median over `repeats` of a scan of `batches` batches, divided by them. The edges
     are as many as the batches' users have, not the places that are kept for them.
     """
-    problem = load_problem(config, dataset)
-    inputs, key = problem.inputs, jax.random.key(config.train.seed)
-    result: Result = {"batch_size": config.sampling.batch_size}
-    for by in ("user", "interaction"):
-        chosen = override(config, {"sampling.by": by})
-        sizes = problem_sizes(problem.dataset, chosen, 1)
+    dataset = dataset or load_dataset(config.data)
+    batch_size, n_items = config.sampling.batch_size, dataset.n_items
+    rows = interaction_rows(dataset.train, dataset.n_users, n_items)
+    degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
+    keys = jax.random.split(jax.random.key(config.train.seed), batches)
+    result: Result = {"batch_size": batch_size}
+    for by in SAMPLED_BY:
+        places = most_batch_edges(degree, batch_size, 1, by == "interaction")
 
         # The sums keep the compiler from leaving the draws out.
         @jax.jit
-        def triples(inputs: Inputs, config: Config = chosen, sizes: Any = sizes) -> Any:
-            def one_batch(total: Any, step: Any) -> Any:
+        def triples(rows: InteractionRows, by: By = by) -> tuple:
+            def one_batch(total: tuple, key: Array) -> tuple[tuple, None]:
                 with jax.named_scope("sampling"):
-                    batch = draw(key, step, inputs, config, sizes).batch
+                    batch = sample_batch(key, rows, batch_size, n_items, by)
                 return jax.tree.map(lambda t, b: t + jnp.sum(b), total, tuple(batch)), None
 
-            return jax.lax.scan(one_batch, (jnp.int32(0),) * 3, jnp.arange(batches))[0]
+            return jax.lax.scan(one_batch, (jnp.int32(0),) * 3, keys)[0]
 
         @jax.jit
-        def with_edges(inputs: Inputs, config: Config = chosen, sizes: Any = sizes) -> Any:
-            def one_batch(total: Any, step: Any) -> Any:
+        def with_edges(rows: InteractionRows, by: By = by, places: int = places) -> tuple:
+            def one_batch(total: tuple, key: Array) -> tuple[tuple, None]:
                 with jax.named_scope("sampling"):
-                    draws = draw(key, step, inputs, config, sizes)
+                    batch = sample_batch(key, rows, batch_size, n_items, by)
                 with jax.named_scope("batch_edges"):
-                    share = share_batch(draws, inputs, sizes, None)
-                leaves = (*share.batch, *share.edges)
+                    edges = batch_edges(rows, batch.users, places)
+                leaves = (*batch, *edges)
                 return jax.tree.map(lambda t, b: t + jnp.sum(b), total, leaves), None
 
-            return jax.lax.scan(one_batch, (jnp.int32(0),) * 7, jnp.arange(batches))[0]
+            return jax.lax.scan(one_batch, (jnp.int32(0),) * 8, keys)[0]
 
-        draw_ms = median_ms(partial(triples, inputs), repeats) / batches
-        edges_ms = median_ms(partial(with_edges, inputs), repeats) / batches
-        per_batch = float(with_edges(inputs)[-1]) / batches
-        compiled = with_edges.lower(inputs).compile()
+        draw_ms = median_ms(partial(triples, rows), repeats) / batches
+        edges_ms = median_ms(partial(with_edges, rows), repeats) / batches
+        per_batch = float(with_edges(rows)[-1]) / batches
+        compiled = with_edges.lower(rows).compile()
         result |= {
             f"{by}_draw_ms": draw_ms,
-            f"{by}_triples_per_s": config.sampling.batch_size / draw_ms * 1e3,
+            f"{by}_triples_per_s": batch_size / draw_ms * 1e3,
             f"{by}_draw_and_edges_ms": edges_ms,
-            f"{by}_triples_with_edges_per_s": config.sampling.batch_size / edges_ms * 1e3,
+            f"{by}_triples_with_edges_per_s": batch_size / edges_ms * 1e3,
             f"{by}_edges_per_batch": per_batch,
-            f"{by}_edge_places": sizes.batch_edges,
+            f"{by}_edge_places": places,
             f"{by}_xla_mflop": xla_flops(compiled) / 1e6,
             f"{by}_time_share": scope_shares(
                 compiled.as_text() or "",
-                partial(compiled, inputs),
+                partial(compiled, rows),
                 SCOPES,
                 profile and f"{profile}/{by}",
             ),
@@ -80,7 +86,7 @@ def measure_sampling(
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, measures and prints."""
-    parser = benchmark_parser("sampling")
+    parser = benchmark_parser("sampling", arguments)
     parser.add_argument("--batches", type=PositiveInt, default=20, help="batches of one timed scan")
     run_benchmark(parser, measure_sampling, ("batches",), arguments)
 

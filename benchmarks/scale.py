@@ -11,10 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jsonargparse.typing import PositiveInt
 
 from benchmarks.catalogue import catalogue
@@ -31,18 +29,22 @@ from benchmarks.measure import (
     timed_ms,
 )
 from benchmarks.scopes import compiled_program, scope_shares
-from benchmarks.train_step import SCOPES
-from mmssl_jax.commands import USER_ERRORS, leave
+from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.compilation import compiler_options
 from mmssl_jax.config import Config, ConfigError, flatten, override
-from mmssl_jax.model.mmssl import Embeddings
-from mmssl_jax.parallel import in_float32, replicate
-from mmssl_jax.presets import preset_config
+from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.method import Benchmarked, Inputs, Metrics
+from mmssl_jax.parallel import in_float32
 from mmssl_jax.run_config import parse_config, validate
-from mmssl_jax.training.draws import draw
-from mmssl_jax.training.problem import Problem, compile_steps, load_problem, new_state
-from mmssl_jax.training.refresh import rebuild_for_all
-from mmssl_jax.training.state import Inputs, TrainState
-from mmssl_jax.training.step import forward, train_step
+from mmssl_jax.training.problem import (
+    Problem,
+    TrainState,
+    compile_embedding,
+    compile_training,
+    load_problem,
+    new_state,
+    train_steps,
+)
 
 SIZES = (10_000, 50_000, 200_000, 1_000_000)
 OPTIONS = ("repeats", "profile", "steps", "sampled_users", "block_entries")
@@ -62,7 +64,7 @@ def measure_size(
 
     Args:
       steps: training steps of one timed scan.
-      sampled_users: users that a rebuild and an evaluation are timed on.
+      sampled_users: users that an epoch's start and an evaluation are timed on.
       block_entries: most scores [users, items] at once; lowers `block_users` of both.
       rate: the device's matmul rate, FLOP per second; measured if None.
     """
@@ -93,20 +95,19 @@ def measure_size(
     state, result["first_steps_ms"], result["step_ms"] = time_steps(problem, state, steps, repeats)
     passed("stepped", started)
 
-    def one_step(state: TrainState, inputs: Inputs) -> Any:
-        draws = draw(state.key, state.step, inputs, config, problem.sizes)
-        return train_step(state, draws, inputs, config, problem.sizes)
+    def one_step(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
+        return train_steps(problem.method, state, inputs, 1)
 
     rate, flops = rate or matmul_rate(), matmul_flops(one_step, state, problem.inputs)
-    result["users"], result["train"] = problem.sizes.n_users, problem.sizes.n_train
-    result["steps_per_epoch"] = problem.sizes.steps_per_epoch
+    result["users"], result["train"] = dataset.n_users, len(dataset.train)
+    result["steps_per_epoch"] = problem.steps_per_epoch
     result["matmul_gflop"] = flops / 1e9
     result["best_matmul_gflop_per_s"] = rate / 1e9
     result["roofline"] = flops / rate * 1e3 / result["step_ms"]
 
     started = time.perf_counter()
-    result |= time_rebuild(problem, state, min(sampled_users, problem.sizes.n_users), repeats)
-    passed("rebuilt", started)
+    result |= time_epoch_start(problem, min(sampled_users, dataset.n_users), repeats)
+    passed("epoch_started", started)
 
     started = time.perf_counter()
     sample = dataclasses.replace(dataset, test=dataset.test[:sampled_users])
@@ -117,12 +118,12 @@ def measure_size(
     passed("evaluated", started)
 
     result |= memory()
-    if profile:
-        run = compile_steps(problem)
-        program = compiled_program("critic_step")
-        first = state._replace(step=replicate(jnp.int32(1), problem.devices))
+    if profile and isinstance(problem.method, Benchmarked):
+        run, scopes = compile_training(problem, train_steps), problem.method.SCOPES
+        state, _ = run(state, steps)
+        program = compiled_program(scopes[-1])
         result["time_share"] = scope_shares(
-            program, lambda: run(first, steps), SCOPES, f"{profile}/{n_items}"
+            program, lambda: run(state, steps), scopes, f"{profile}/{n_items}"
         )
     started = time.perf_counter()
     dataset.fingerprint()
@@ -134,12 +135,10 @@ def time_steps(
     problem: Problem, state: TrainState, steps: int, repeats: int
 ) -> tuple[TrainState, float, float]:
     """The state afterwards, ms of the first scan of steps (which compiles), median ms of a step."""
-    run = compile_steps(problem)
+    run = compile_training(problem, train_steps)
 
     def scan() -> None:
         nonlocal state
-        # Any step but an epoch's first, which would rebuild the graphs.
-        state = state._replace(step=replicate(jnp.int32(1), problem.devices))
         state, _ = jax.block_until_ready(run(state, steps))
 
     first_ms = timed_ms(scan)
@@ -147,39 +146,32 @@ def time_steps(
     return state, first_ms, step_ms
 
 
-def time_rebuild(problem: Problem, state: TrainState, n_users: int, repeats: int) -> Result:
-    """Rebuilding the learned graphs of the first `n_users` users, per user and per step.
+def time_epoch_start(problem: Problem, n_users: int, repeats: int) -> Result:
+    """What comes once an epoch, such as a rebuild of graphs, for the first `n_users` users alone:
+    per user, and per step if all users are in it.
 
-    `rebuild_ms_per_step` is what a rebuild of all users once an epoch adds to each of its steps,
-    without the forward pass before it.
+    The forward pass before it, whose cost is not in proportion to the users, is taken off.
     """
-    config, sizes = problem.config, problem.sizes
-
-    @jax.jit
-    @in_float32
-    def sampled_features(state: TrainState, inputs: Inputs) -> Any:
-        embeddings = forward(state.generator, state.learned, inputs, config, sizes, None)
-        of_users = {m: x[:n_users] for m, x in embeddings.feature_user.items()}
-        return of_users, embeddings.feature_item
-
-    # As if these users were all, so that the graph has their edges alone.
-    sample_sizes = sizes._replace(n_users=n_users, n_train=n_users * sizes.k)
-
-    @jax.jit
-    @in_float32
-    def rebuild(features: Any, state: TrainState, inputs: Inputs) -> Any:
-        nothing = dict.fromkeys(Embeddings._fields)
-        embeddings = Embeddings(
-            **{**nothing, "feature_user": features[0], "feature_item": features[1]}
-        )
-        return rebuild_for_all(state, embeddings, inputs, config, sample_sizes).learned
-
-    features = sampled_features(state, problem.inputs)
-    per_user = median_ms(lambda: rebuild(features, state, problem.inputs), repeats) / n_users
+    few = first_users(problem.dataset, n_users)
+    sample = load_problem(problem.config, few)
+    state, options = new_state(sample), compiler_options(sample.devices[0].platform)
+    start = jax.jit(in_float32(sample.method.start_epoch), compiler_options=options)
+    embed = compile_embedding(sample)
+    start_ms = median_ms(lambda: start(state.method, sample.inputs), repeats)
+    embed_ms = median_ms(lambda: embed(state), repeats)
+    per_user = max(0.0, start_ms - embed_ms) / n_users
     return {
-        "rebuild_ms_per_user": per_user,
-        "rebuild_ms_per_step": per_user * sizes.n_users / sizes.steps_per_epoch,
+        "epoch_start_ms_per_user": per_user,
+        "epoch_start_ms_per_step": per_user * problem.dataset.n_users / problem.steps_per_epoch,
     }
+
+
+def first_users(dataset: Dataset, n_users: int) -> Dataset:
+    """The dataset with its first `n_users` users alone, and all items."""
+    train, validation, test = (e[e[:, 0] < n_users] for e in dataset.splits.values())
+    return dataclasses.replace(
+        dataset, user_ids=dataset.user_ids[:n_users], train=train, validation=validation, test=test
+    )
 
 
 def slope(records: list[Result], key: str) -> float | None:
@@ -224,11 +216,14 @@ def read_records(out: Path | None, settings: Result) -> list[Result]:
 def main(arguments: list[str] | None = None) -> None:
     """Measures all sizes that are not in `--out` yet, and prints them with their slopes."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = benchmark_parser("scale", repeats=3)
+    parser = benchmark_parser("scale", arguments, 3)
     parser.add_argument("--items", type=str, default=",".join(map(str, SIZES)), help="sizes")
     parser.add_argument("--steps", type=PositiveInt, default=3, help="steps of one timed scan")
     parser.add_argument(
-        "--sampled_users", type=PositiveInt, default=2048, help="users rebuilt and ranked"
+        "--sampled_users",
+        type=PositiveInt,
+        default=2048,
+        help="users timed at an epoch's start and ranked",
     )
     parser.add_argument(
         "--block_entries", type=PositiveInt, default=2**27, help="most scores at once"
@@ -244,10 +239,10 @@ def main(arguments: list[str] | None = None) -> None:
         if parsed.only:
             print(json.dumps(measure_size(config, parsed.only, **options)))
             return
-        preset = flatten(preset_config(config.preset))
-        changed = {key: value for key, value in flatten(config).items() if value != preset[key]}
+        default = flatten(type(config)())
+        changed = {key: value for key, value in flatten(config).items() if value != default[key]}
         # As they come back from the file.
-        settings = json.loads(json.dumps({"preset": config.preset, **changed, **options}))
+        settings = json.loads(json.dumps({"method": config.method, **changed, **options}))
         out = Path(parsed.out) if parsed.out else None
         records = read_records(out, settings)
     except USER_ERRORS as error:
@@ -264,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = [record for record in records if record["items"] in sizes]
     slopes = {
         f"slope_{key}": slope(chosen, key)
-        for key in ("step_ms", "stepped_peak_rss_mib", "rebuild_ms_per_user")
+        for key in ("step_ms", "stepped_peak_rss_mib", "epoch_start_ms_per_user")
     }
     figures = {str(record["items"]): record for record in chosen}
     show({**slopes, "sizes": figures, "hardware": hardware()}, parsed.json)

@@ -8,7 +8,7 @@ from typing import Any
 import docstring_parser
 
 from mmssl_jax.config import Config, flatten
-from mmssl_jax.presets import PRESETS
+from mmssl_jax.methods.mmssl.presets import PRESETS
 
 PAGE = Path(__file__).with_name("configuration.md")
 

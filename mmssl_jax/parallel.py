@@ -115,17 +115,17 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def total_over(tree: Any, axis: str | None) -> Any:
+def psum(tree: Any, axis: str | None) -> Any:
     """Sum over the devices of `axis`; the identity when there is no axis."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
-def mean_over(tree: Any, axis: str | None) -> Any:
+def pmean(tree: Any, axis: str | None) -> Any:
     """Mean over the devices of `axis`; the identity when there is no axis."""
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
-def gather_over(tree: Any, axis: str | None) -> Any:
+def all_gather(tree: Any, axis: str | None) -> Any:
     """Concatenates the devices' shares along the leading axis; the identity without an axis."""
     return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
 
@@ -143,6 +143,6 @@ def share_of(tree: Any, axis: str | None) -> Any:
     return jax.tree.map(share, tree)
 
 
-def device_index(axis: str | None) -> jax.Array:
+def axis_index(axis: str | None) -> jax.Array:
     """Position of this device on `axis`, int32; 0 without an axis."""
     return jnp.int32(0) if axis is None else jax.lax.axis_index(axis)

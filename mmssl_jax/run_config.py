@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from mmssl_jax.config import Config, ConfigError, check_config, flatten
-from mmssl_jax.presets import PRESETS
+from mmssl_jax.config import AnyConfig, Config, ConfigError, flatten
+from mmssl_jax.methods import DEFAULT, METHODS
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -26,13 +26,17 @@ MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps")
 class ConfigParser(ArgumentParser):
     """A parser whose errors name the nearest setting for one that does not exist."""
 
+    config_class: type[Config] = Config
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # Without the usage, whose sixty lines would push the message off the screen.
-        stages = {entry.name for entry in dataclasses.fields(Config)}
+        stages = {entry.name for entry in dataclasses.fields(self.config_class)}
         flags = {flag.lstrip("-") for action in self._actions for flag in action.option_strings}
         own = sorted(flag for flag in flags - stages if "." not in flag)
-        hint = _nearest(message, [*flatten(Config()), *own])
-        self.exit(2, f"error: {message}{hint}\nall settings: {self.prog} --help\n")
+        hint = _nearest(message, [*flatten(self.config_class()), *own])
+        method = self.config_class().method
+        which = "" if method in ("", DEFAULT) else f" --method {method}"
+        self.exit(2, f"error: {message}{hint}\nall settings: {self.prog}{which} --help\n")
 
 
 def _nearest(message: str, known: Sequence[str]) -> str:
@@ -66,44 +70,64 @@ def nearest_name(key: str, known: Iterable[str]) -> str:
     return max(known, key=likeness)
 
 
-def config_parser(prog: str) -> ConfigParser:
-    """A parser of `--config FILE` and of every field of Config as a dotted flag."""
+def config_parser(prog: str, arguments: Sequence[str]) -> ConfigParser:
+    """A parser of `--config FILE` and of every setting of the chosen method as a dotted flag.
+
+    arguments: of the command, which choose the method; exits with a message for one unknown.
+    """
     parser = ConfigParser(
         prog=prog,
         allow_abbrev=False,
-        description="MMSSL: multi-modal self-supervised recommendation. Later files and flags "
-        "override earlier ones; all override the preset.",
+        description="Multi-modal recommendation: MMSSL and its peers. Later files and flags "
+        "override earlier ones; all override the preset. Without --method the method is "
+        f"{DEFAULT}; another has other settings: --method NAME --help.",
     )
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
-    parser.add_class_arguments(Config, as_group=False)
+    method = chosen_method(parser, arguments)
+    if method not in METHODS:
+        nearest = nearest_name(method, METHODS)
+        parser.error(
+            f"there is no method {method!r}; the nearest is {nearest!r}; there are "
+            f"{', '.join(METHODS)}"
+        )
+    parser.config_class = METHODS[method].CONFIG
+    parser.add_class_arguments(parser.config_class, as_group=False)
     return parser
 
 
-def parse_config(parser: ConfigParser, arguments: list[str]) -> tuple[Config, Namespace]:
+def chosen_method(parser: ConfigParser, arguments: Sequence[str]) -> str:
+    """The method that a flag names, or else the last file that names one."""
+    words, _ = _first_look().parse_known_args(arguments)
+    methods = [check_config_file(parser, Path(file)).get("method") for file in words.config]
+    named = [method for method in (DEFAULT, *methods, words.method) if method is not None]
+    return str(named[-1])
+
+
+def _first_look() -> argparse.ArgumentParser:
+    # The parser of the settings needs to know the method, and does not look past what it does not
+    # know.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--method")
+    return parser
+
+
+def parse_config(parser: ConfigParser, arguments: Sequence[str]) -> tuple[Config, Namespace]:
     """The settings, and everything that was parsed; exits with a message for a value not valid.
 
     Precedence: defaults < preset < files < flags. The preset may itself come from any of these,
     so the arguments are parsed once to learn it and once with its values as defaults. Whether the
     settings fit together is `validate`'s business.
     """
-    for file in config_files(arguments):
-        check_config_file(parser, file)
-    preset = parser.parse_args(arguments).preset
-    parser.set_defaults(dict(PRESETS[preset]))
+    presets = parser.config_class.PRESETS
+    if presets:
+        parser.set_defaults(dict(presets[parser.parse_args(arguments).preset]))
     parsed = parser.parse_args(arguments)
-    return config_from(parser, parsed), parsed
+    return config_from(parser, parser.config_class, parsed), parsed
 
 
-def config_files(arguments: list[str]) -> list[Path]:
-    """The files that `--config` names, in order."""
-    # The parser itself would read them, and does not say which of them is broken.
-    only_files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    only_files.add_argument("--config", action="append", default=[])
-    return [Path(file) for file in only_files.parse_known_args(arguments)[0].config]
-
-
-def check_config_file(parser: ConfigParser, file: Path) -> None:
-    """Exits with a message that names the file unless it holds a YAML mapping of settings."""
+def check_config_file(parser: ConfigParser, file: Path) -> dict[str, Any]:
+    """A file's settings; exits with a message that names it unless it holds a YAML mapping."""
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -115,32 +139,36 @@ def check_config_file(parser: ConfigParser, file: Path) -> None:
         parser.error(
             f"{file}: holds {kind}, expected settings by stage, such as\noptim:\n  lr: 4e-5"
         )
+    return found
 
 
-def config_from(parser: ArgumentParser, parsed: Namespace) -> Config:
-    """A Config of plain Python values from a parsed namespace."""
+def config_from(
+    parser: ArgumentParser, config_class: type[AnyConfig], parsed: Namespace
+) -> AnyConfig:
+    """A config of plain Python values from a parsed namespace."""
     objects = parser.instantiate(parsed)
-    stages = {entry.name: getattr(objects, entry.name) for entry in dataclasses.fields(Config)}
-    config: Config = _plain(Config(**stages))
+    stages = {
+        entry.name: getattr(objects, entry.name) for entry in dataclasses.fields(config_class)
+    }
+    config: AnyConfig = _plain(config_class(**stages))
     return config
 
 
 def validate(config: Config) -> None:
     """Raises ConfigError for a value out of its range, or settings that do not fit together."""
-    convert(config)
-    check_config(config)
+    convert(config).check()
 
 
-def convert(config: Config) -> Config:
+def convert(config: AnyConfig) -> AnyConfig:
     """The same settings with every value as a file's would be read: a list as a tuple, "1e-3" as a
     number.
 
     Raises ConfigError for a value out of its range.
     """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config, as_group=False)
+    parser.add_class_arguments(type(config), as_group=False)
     try:
-        return config_from(parser, parser.parse_object(_nested(config)))
+        return config_from(parser, type(config), parser.parse_object(_nested(config)))
     except ArgumentError as error:
         raise ConfigError(str(error)) from error
 
@@ -166,24 +194,32 @@ def _plain(value: Any) -> Any:
 
 
 def dump_config(config: Config) -> str:
-    """Every setting as YAML; `read_config` gives the same Config back."""
-    nested = _nested(config)
-    # Widths are numbers because some are fractions; whole ones read better as whole numbers.
-    widths = nested["critic"]["hidden"]
-    nested["critic"]["hidden"] = [int(w) if w == int(w) else w for w in widths]
-    return yaml.safe_dump(nested, sort_keys=False)
+    """Every setting as YAML; `read_config` gives the same settings back."""
+    return yaml.safe_dump(_whole(_nested(config)), sort_keys=False)
+
+
+def _whole(value: Any) -> Any:
+    """Lists of numbers with whole ones as whole numbers, which read better."""
+    if isinstance(value, dict):
+        return {key: _whole(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [int(x) if isinstance(x, float) and x == int(x) else x for x in value]
+    return value
 
 
 def read_config(path: Path) -> Config:
     """Reads a YAML file of settings, defaults elsewhere."""
-    return parse_config(config_parser("config"), ["--config", str(path)])[0]
+    arguments = ["--config", str(path)]
+    return parse_config(config_parser("config", arguments), arguments)[0]
 
 
 def config_diff(saved: Config, now: Config, ignored: tuple[str, ...] = MAY_CHANGE) -> list[str]:
     """One line per setting that differs, but for devices and those that are ignored."""
     before, after = flatten(saved), flatten(now)
     return [
-        f"{key}: {before[key]} in the run, {after[key]} now"
-        for key in before
-        if before[key] != after[key] and key not in ignored and not key.startswith("parallel.")
+        f"{key}: {before.get(key)} in the run, {after.get(key)} now"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+        and key not in ignored
+        and not key.startswith("parallel.")
     ]

@@ -14,15 +14,37 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 from jaxtyping import install_import_hook
 
-# Checks the shape annotations at run time, in tests only. config.py stays out: its number types are
-# the flag parser's, which plain floats are no instances of.
+# Checks the shape annotations at run time, in tests only. Settings stay out, and with them the
+# methods of one file: their number types are the flag parser's, which plain floats are no instances
+# of.
 STAGES = (
     "blocks",
     "compilation",
     "data",
     "graph",
-    "model",
     "losses",
+    *(
+        f"methods.mmssl.{part}"
+        for part in (
+            "draws",
+            "encoders",
+            "fast",
+            "fusion",
+            "game",
+            "inductive",
+            "learned_graphs",
+            "losses",
+            "method",
+            "model",
+            "reference",
+            "renewal",
+            "state",
+            "step",
+        )
+    ),
+    "norms",
+    "optimizers",
+    "sampling",
     "ranking",
     "training",
     "recommend",

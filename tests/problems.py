@@ -1,34 +1,135 @@
-"""Tiny problems and dense references that several tests share."""
+"""Tiny problems that several tests share."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mmssl_jax.config import Config, GameConfig, override
+from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.data.synthetic import planted_dataset
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, batch_edges, interaction_rows
-from mmssl_jax.graph.structure import empty_edges
-from mmssl_jax.presets import preset_config
-from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
-from mmssl_jax.training.state import (
+from mmssl_jax.methods.mmssl import MMSSL
+from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
+from mmssl_jax.methods.mmssl.learned_graphs import empty_edges
+from mmssl_jax.methods.mmssl.state import (
     Inputs,
-    Sizes,
-    TrainState,
-    init_state,
+    State,
+    critic_optimizer,
     initial_learned_graph,
-    make_inputs,
-    problem_sizes,
 )
+from mmssl_jax.optimizers import adamw
+from mmssl_jax.training import loop
+from mmssl_jax.training.problem import (
+    Problem,
+    Programs,
+    TrainState,
+    compile_programs,
+    new_state,
+)
+
+# --- A planted dataset small enough to train in a second, for tests of whole runs ---
+
+PRESETS = ("paper", "released")
+STEPS = 5  # per epoch
+CHANGES = {
+    "data.format": "synthetic",
+    "model.dim": 8,
+    "model.heads": 2,
+    "structure.k": 3,
+    "structure.block_users": 16,
+    "critic.hidden": (8, 4),
+    "sampling.batch_size": 48,
+    "train.epochs": 3,
+    "eval.ks": (5, 20),
+    "eval.block_users": 16,
+    "optim.lr": 0.01,  # at which later epochs are better
+    "parallel.devices": 1,
+}
+
+
+def tiny_config(preset: str = "paper", changes: Mapping[str, Any] | None = None) -> MMSSLConfig:
+    """A preset at tiny sizes; the released one learns edges, as it does on a large catalogue."""
+    by_rate = {"structure.k_rate": 0.1} if preset == "released" else {}
+    return override(preset_config(preset), {**CHANGES, **by_rate, **(changes or {})})
+
+
+def tiny_dataset(seed: int = 0) -> Dataset:
+    return planted_dataset(seed=seed, n_users=60, n_items=40, n_topics=8, width=6)
+
+
+def partial_dataset() -> Dataset:
+    """Some items lack a modality, some lack both, and user 3 has no item with `visual`; in place of
+    features that are not there are large numbers, which nothing may read."""
+    plain = tiny_dataset()
+    present = np.random.default_rng(5).random((2, plain.n_items)) < 0.6
+    present[1, plain.train[plain.train[:, 0] == 3, 1]] = False
+    presence = dict(zip(plain.modalities, present, strict=True))
+    features = {
+        m: np.where(presence[m][:, None], x, np.float32(1e3)) for m, x in plain.features.items()
+    }
+    return dataclasses.replace(plain, features=features, presence=presence)
+
+
+def write_folder(dataset: Dataset, folder: Path) -> Path:
+    """Writes a dataset in MMRec's layout."""
+    folder.mkdir(parents=True)
+    lines = ["userID\titemID\tx_label"]
+    for label, edges in enumerate(dataset.splits.values()):
+        lines += [f"{user}\t{item}\t{label}" for user, item in edges.tolist()]
+    (folder / "tiny.inter").write_text("\n".join(lines) + "\n")
+    for name, features in dataset.features.items():
+        np.save(folder / f"{name}_feat.npy", features)
+    return folder
+
+
+def flags(changes: Mapping[str, Any]) -> list[str]:
+    """The same settings as command line flags."""
+    return [
+        f"--{key}={list(value) if isinstance(value, tuple) else value}"
+        for key, value in changes.items()
+    ]
+
+
+def share_programs(patch: pytest.MonkeyPatch) -> None:
+    """Lets runs of one process that differ in their length alone share what they compile."""
+
+    def key_of(problem: Problem) -> tuple[Config, str]:
+        length = {"train.epochs": 1, "train.max_steps": 0}
+        return override(problem.config, length), problem.dataset.fingerprint()
+
+    def shared(problem: Problem) -> tuple[Programs, TrainState]:
+        key = key_of(problem)
+        if key not in _compiled:
+            _compiled[key] = compile_programs(problem), new_state(problem)
+        return _compiled[key]
+
+    def on_splits(problem: Problem, splits: tuple[str, ...]) -> Programs:
+        programs = shared(problem)[0]
+        evaluators = {name: e for name, e in programs.evaluators.items() if name in splits}
+        return programs._replace(evaluators=evaluators)
+
+    patch.setattr(loop, "compile_programs", on_splits)
+    # A run uses its state up.
+    patch.setattr(loop, "new_state", lambda problem: jax.tree.map(jnp.copy, shared(problem)[1]))
+
+
+_compiled: dict[tuple[Config, str], tuple[Programs, TrainState]] = {}
+
+
+# --- A few users and items, whose interactions are known one by one, for tests of a step ---
 
 N_USERS, N_ITEMS = 9, 23
 # The structured forms meet the dense ones to this relative error.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
-TINY = {
+STEP = {
     "model.dim": 8,
     "model.heads": 2,
     "critic.hidden": (12, 6),
@@ -114,40 +215,7 @@ def _relative_errors(actual: Any, expected: Any, floor: float) -> list[tuple[str
     return errors
 
 
-def dense_unit_rows(rows: jax.Array) -> jax.Array:
-    """x / |x|, zero for a zero row."""
-    squared = jnp.sum(rows * rows, axis=1, keepdims=True)
-    return rows / jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
-
-
-def dense_generated_rows(
-    users: jax.Array, items: jax.Array, observed: np.ndarray, mask_observed: bool
-) -> jax.Array:
-    """Unit score rows `[B, I]` in full; `observed` are the batch's 0/1 rows."""
-    scores = users @ items.T
-    return dense_unit_rows(scores * (1 - observed) if mask_observed else scores)
-
-
-def dense_real_rows(
-    users: jax.Array,
-    items: jax.Array,
-    observed: np.ndarray,
-    uniform: np.ndarray,
-    game: GameConfig,
-    mask_observed: bool,
-) -> jax.Array:
-    """Real rows `[B, I]` in full, from the final user and item vectors."""
-    noise = game.gumbel_scale * -np.log(-np.log(uniform.astype(float) + 1e-8) + 1e-8)
-    if game.temperature_scope == "logit":
-        logits = (observed + noise) / game.temperature
-    else:
-        logits = observed + noise / game.temperature
-    soft = jax.nn.softmax(jnp.asarray(logits, users.dtype), axis=1)
-    scores = dense_generated_rows(users, items, observed, mask_observed)
-    return dense_unit_rows(soft + game.score_weight * scores)
-
-
-def tiny_dataset(n_modalities: int = 2, seed: int = 0) -> Dataset:
+def step_dataset(n_modalities: int = 2, seed: int = 0) -> Dataset:
     """`interaction_matrix` as training split, modalities m0, m1, .. of different widths."""
     rng = np.random.default_rng(seed + 100)
     nothing = np.zeros((0, 2), np.int32)
@@ -166,41 +234,48 @@ def tiny_dataset(n_modalities: int = 2, seed: int = 0) -> Dataset:
     )
 
 
-def tiny_config(preset: str = "paper", **changes: Any) -> Config:
-    """A preset at tiny sizes; `changes` name settings with `__` for the dot."""
+def step_config(preset: str = "paper", **changes: Any) -> MMSSLConfig:
+    """A preset at the sizes of `step_dataset`; `changes` name settings with `__` for the dot."""
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return override(preset_config(preset), {**TINY, **dotted})
+    return override(preset_config(preset), {**STEP, **dotted})
 
 
-class Problem(NamedTuple):
-    """A tiny training problem before its first step."""
+class StepProblem(NamedTuple):
+    """MMSSL on the dataset of `step_dataset`, before its first step."""
 
-    config: Config
+    setup: MMSSL
     dataset: Dataset
     inputs: Inputs
-    sizes: Sizes
-    state: TrainState
+    state: State
+
+    @property
+    def config(self) -> MMSSLConfig:
+        return self.setup.config
+
+    def with_config(self, config: MMSSLConfig) -> "StepProblem":
+        """The same inputs and state under other settings."""
+        return self._replace(setup=MMSSL.build(config, self.dataset))
 
 
-def tiny_problem(config: Config, n_modalities: int = 2, dtype: Any = "float32") -> Problem:
-    """The tiny dataset with random parameters, none of which is special (no zero bias)."""
-    dataset, rng = tiny_dataset(n_modalities), np.random.default_rng(5)
-    inputs, sizes = make_inputs(dataset, config), problem_sizes(dataset, config, 1)
-    shapes = jax.eval_shape(lambda inputs: init_state(inputs, config, sizes), inputs)
+def step_problem(config: MMSSLConfig, n_modalities: int = 2, dtype: Any = "float32") -> StepProblem:
+    """MMSSL on the dataset of a few users with random parameters, none of which is special."""
+    dataset, rng = step_dataset(n_modalities), np.random.default_rng(5)
+    setup = MMSSL.build(config, dataset)
+    inputs = setup.inputs(dataset)
+    shapes = jax.eval_shape(lambda inputs: setup.init(jax.random.key(0), inputs), inputs)
 
     def random_parameters(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return jnp.asarray(0.4 * rng.normal(size=leaf.shape), dtype)
 
     generator, critic = jax.tree.map(random_parameters, (shapes.generator, shapes.critic))
-    graph = initial_learned_graph(inputs, config, sizes)
-    state = TrainState(
+    graph = initial_learned_graph(setup, inputs)
+    state = State(
         step=jnp.int32(0),
-        key=jax.random.key(0),
         generator=generator,
         critic=critic,
-        generator_opt=generator_optimizer(config.optim, sizes.steps_per_epoch).init(generator),
-        critic_opt=critic_optimizer(config.optim).init(critic),
+        generator_opt=adamw(config.optim, setup.sizes.steps_per_epoch).init(generator),
+        critic_opt=None if critic is None else critic_optimizer(config).init(critic),
         learned=dict.fromkeys(inputs.features, graph),
-        pending={m: empty_edges(sizes.pending_edges) for m in shapes.pending},
+        pending={m: empty_edges(setup.sizes.pending_edges) for m in shapes.pending},
     )
-    return Problem(config, dataset, inputs, sizes, state)
+    return StepProblem(setup, dataset, inputs, state)

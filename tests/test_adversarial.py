@@ -3,19 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.losses.adversarial import (
+from mmssl_jax.methods.mmssl.draws import draw, share_batch
+from mmssl_jax.methods.mmssl.game.adversarial import (
     GameDraws,
     adversarial_loss,
     critic_loss,
     gradient_penalty,
     squared_norms,
 )
-from mmssl_jax.losses.total import generator_loss, recommendation_losses
-from mmssl_jax.model.critic import Critic
-from mmssl_jax.training.draws import draw, share_batch
-from mmssl_jax.training.sampling import Batch
-from mmssl_jax.training.state import critic_module
-from mmssl_jax.training.step import apply_critic, critic_gradients, forward, train_step
+from mmssl_jax.methods.mmssl.game.critic import Critic
+from mmssl_jax.methods.mmssl.losses import generator_loss, recommendation_losses
+from mmssl_jax.methods.mmssl.state import critic_module
+from mmssl_jax.methods.mmssl.step import apply_critic, critic_gradients, forward, train_step
+from mmssl_jax.sampling import Batch
 from tests.problems import (
     N_ITEMS,
     TOLERANCE,
@@ -26,8 +26,8 @@ from tests.problems import (
     interaction_matrix,
     precision,
     relative_error,
-    tiny_config,
-    tiny_problem,
+    step_config,
+    step_problem,
 )
 
 MATRIX = interaction_matrix()
@@ -45,11 +45,11 @@ WARM = {"game__temperature": 0.6, "game__gumbel_scale": 0.4}
 BATCH_NORM = {"critic__norm": "batch", "critic__score_bound": 5.0}
 NO_DROPOUT = {"model__dropout": 0.0, "critic__dropout": (0.0, 0.0)}  # compiles much faster
 CONFIGS = {
-    "paper": tiny_config(),
-    "masked, warm, batch norm": tiny_config(
+    "paper": step_config(),
+    "masked, warm, batch norm": step_config(
         structure__mask_observed=True, **WARM, **BATCH_NORM, **NO_DROPOUT
     ),
-    "released": tiny_config("released", **NO_DROPOUT),
+    "released": step_config("released", **NO_DROPOUT),
 }
 
 
@@ -58,7 +58,7 @@ class Game:
 
     def __init__(self, config, dtype, users=USERS):
         self.config, rng = config, np.random.default_rng(0)
-        self.problem = tiny_problem(config, dtype=dtype)
+        self.problem = step_problem(config, dtype=dtype)
         self.generator, self.params = self.problem.state.generator, self.problem.state.critic
         self.critic = critic_module(config, self.problem.sizes)
         self.uniform = rng.uniform(size=(len(users), N_ITEMS)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_critic_loss_and_gradients_are_those_of_dense_rows(config, name):
 @pytest.mark.parametrize("preset", ["paper", "released"])
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_generator_gradients_are_those_of_dense_rows(preset, name):
-    config = tiny_config(preset, game__weight=0.5, **NO_DROPOUT)
+    config = step_config(preset, game__weight=0.5, **NO_DROPOUT)
     items = np.random.default_rng(3).integers(N_ITEMS, size=(2, len(batch_users(config, name))))
 
     def structured(generator, game, batch):
@@ -192,7 +192,7 @@ def test_generator_gradients_are_those_of_dense_rows(preset, name):
 
 
 def test_gradient_penalty_is_that_of_each_rows_own_gradient():
-    config = tiny_config(critic__dropout=(0.0, 0.0))
+    config = step_config(critic__dropout=(0.0, 0.0))
     game, key = Game(config, jnp.float32), jax.random.key(0)
     rows = jnp.asarray(np.random.default_rng(1).normal(size=(5, N_ITEMS)), jnp.float32)
 
@@ -210,7 +210,7 @@ def test_gradient_penalty_is_that_of_each_rows_own_gradient():
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 @pytest.mark.parametrize("all_params_zero", [False, True])
 def test_gradient_penalty_is_finite_at_zero_projections(norm, all_params_zero):
-    config = tiny_config(critic__norm=norm).critic
+    config = step_config(critic__norm=norm).critic
     critic, key = Critic(N_ITEMS, config), jax.random.key(0)
     zeros = jnp.zeros((4, config.hidden[0]))
     params = critic.init(key, zeros, True)["params"]
@@ -257,8 +257,8 @@ def test_adversarial_loss_is_minus_the_mean_score():
 
 
 def test_the_critic_learns_to_tell_real_from_generated_rows():
-    config = tiny_config(optim__critic_lr=1e-2, critic__hidden=(32, 16))
-    _, _, inputs, sizes, state = tiny_problem(config)
+    config = step_config(optim__critic_lr=1e-2, critic__hidden=(32, 16))
+    _, _, inputs, sizes, state = step_problem(config)
 
     def gaps(state):
         critic = critic_module(config, sizes).init(state.key, jnp.zeros((2, 32)), True)
@@ -287,11 +287,11 @@ def test_the_critic_learns_to_tell_real_from_generated_rows():
 
 
 def test_the_game_moves_the_generator():
-    inputs, sizes, state = tiny_problem(tiny_config())[2:]
-    draws = draw(state.key, state.step, inputs, tiny_config(), sizes)
+    inputs, sizes, state = step_problem(step_config())[2:]
+    draws = draw(state.key, state.step, inputs, step_config(), sizes)
 
     def one_step(weight):
-        config = tiny_config(game__weight=weight, **NO_DROPOUT)
+        config = step_config(game__weight=weight, **NO_DROPOUT)
         return jax.jit(lambda state: train_step(state, draws, inputs, config, sizes))(state)
 
     (without, quiet), (with_game, loud) = one_step(0.0), one_step(0.5)

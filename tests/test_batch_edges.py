@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.graph import batch_edges as module
-from mmssl_jax.graph.batch_edges import edge_scores, fold_edges
+from mmssl_jax.methods.mmssl.fast.edge_chunks import edge_scores, fold_edges
 from tests.problems import (
     N_ITEMS,
     N_USERS,

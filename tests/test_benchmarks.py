@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benchmarks.dense_step import dense_train_step
+from mmssl_jax.model import kernel_products
 
 from benchmarks import costs, evaluate, measure, propagate, sampling, scale, scopes, train_step
 from benchmarks.catalogue import TRAIN_PER_USER, catalogue
-from benchmarks.dense_step import dense_train_step
 from mmssl_jax.config import ConfigError
-from mmssl_jax.model import kernel_products
+from mmssl_jax.methods.mmssl.draws import draw
+from mmssl_jax.methods.mmssl.step import train_step as structured_train_step
 from mmssl_jax.parallel import AXIS, local_devices, spread
-from mmssl_jax.training.draws import draw
-from mmssl_jax.training.step import train_step as structured_train_step
 from tests import problems, tiny
-from tests.problems import assert_close, tiny_problem
+from tests.problems import assert_close, step_problem
 
 # Compiles in seconds.
 QUICK = {"model.dropout": 0.0, "critic.dropout": (0.0, 0.0), "model.gnn_layers": 1}
@@ -25,7 +25,7 @@ RATE = 1e11  # FLOP per second, in place of a measured one
 
 
 def quick_config(**changes):
-    return tiny.tiny_config("paper", {**QUICK, **changes})
+    return tiny.step_config("paper", {**QUICK, **changes})
 
 
 def check_figures(result, *positive):
@@ -45,7 +45,7 @@ def check_shares(shares, *expected):
 @pytest.mark.slow
 def test_train_step():
     result = train_step.measure_step(
-        quick_config(), tiny.tiny_dataset(), 1, None, steps=2, dense=False, rate=RATE
+        quick_config(), tiny.step_dataset(), 1, None, steps=2, dense=False, rate=RATE
     )
     check_figures(
         result,
@@ -56,7 +56,7 @@ def test_train_step():
 
 
 def test_evaluation():
-    dataset = tiny.tiny_dataset()
+    dataset = tiny.step_dataset()
     result = evaluate.measure_evaluation(quick_config(), dataset, 1, None, rate=RATE)
     check_figures(result, "eval_ms", "embed_ms", "first_call_ms", "peak_rss_mib", "roofline")
     assert result["users"] == len(np.unique(dataset.test[:, 0]))
@@ -64,17 +64,17 @@ def test_evaluation():
 
 
 def test_propagation(tmp_path):
-    result = propagate.measure_propagation(quick_config(), tiny.tiny_dataset(), 1, str(tmp_path))
+    result = propagate.measure_propagation(quick_config(), tiny.step_dataset(), 1, str(tmp_path))
     for name in ("features", "ids", "learned"):
         for direction in ("forward", "gradient"):
             key = f"{name}_{direction}"
             check_figures(result, f"{key}_ms", f"{key}_edges_per_s", f"{key}_gb_per_s")
             assert list((tmp_path / key).rglob("*.xplane.pb"))
-    assert result["features_edges"] == len(tiny.tiny_dataset().train)
+    assert result["features_edges"] == len(tiny.step_dataset().train)
 
 
 def test_sampling():
-    dataset, config = tiny.tiny_dataset(), quick_config()
+    dataset, config = tiny.step_dataset(), quick_config()
     result = sampling.measure_sampling(config, dataset, 1, None, batches=3)
     for by in ("user", "interaction"):
         check_figures(
@@ -195,7 +195,7 @@ def test_the_matmul_rate_is_positive():
 
 
 def step_flops(config):
-    problem = tiny_problem(config)
+    problem = step_problem(config)
 
     def one_step(state):
         draws = draw(state.key, state.step, problem.inputs, config, problem.sizes)
@@ -219,7 +219,7 @@ def step_flops(config):
     ],
 )
 def test_the_formulas_are_the_steps_matrix_products(preset, changes):
-    config = problems.tiny_config(preset, **changes)
+    config = problems.step_config(preset, **changes)
     counted, shape = step_flops(config)
     assert sum(costs.step_matmul_flops(config, shape).values()) == pytest.approx(counted, rel=0.1)
 
@@ -235,8 +235,8 @@ def test_flops_of_symmetric_products(width):
 
 
 def test_numbers_of_parameters():
-    problem = tiny_problem(problems.tiny_config())
-    _, shape = step_flops(problems.tiny_config())
+    problem = step_problem(problems.step_config())
+    _, shape = step_flops(problems.step_config())
     for formula, tree in (
         (costs.generator_parameters, problem.state.generator),
         (costs.critic_parameters, problem.state.critic),
@@ -245,8 +245,8 @@ def test_numbers_of_parameters():
 
 
 def test_bytes_of_the_state():
-    problem = tiny_problem(problems.tiny_config())
-    _, shape = step_flops(problems.tiny_config())
+    problem = step_problem(problems.step_config())
+    _, shape = step_flops(problems.step_config())
     held = problem.state, problem.inputs
     # Keys, counts and the list of users are small beside the rest, but not in so tiny a problem.
     n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(held))
@@ -274,7 +274,7 @@ def collective_bytes(function, *arguments):
 
 def step_communication(config):
     """{collective: bytes} of a step on four devices."""
-    problem = tiny_problem(config)
+    problem = step_problem(config)
     devices = local_devices(4)
 
     def one_step(state, inputs):
@@ -287,7 +287,7 @@ def step_communication(config):
 
 
 def test_what_a_step_communicates():
-    config = problems.tiny_config(sampling__batch_size=8)
+    config = problems.step_config(sampling__batch_size=8)
     found = step_communication(config)
     _, shape = step_flops(config)
     expected = costs.collective_bytes(shape._replace(N=4))
@@ -298,10 +298,10 @@ def test_what_a_step_communicates():
 
 def test_what_batch_norm_communicates():
     by_norm = {
-        norm: step_communication(problems.tiny_config(sampling__batch_size=8, critic__norm=norm))
+        norm: step_communication(problems.step_config(sampling__batch_size=8, critic__norm=norm))
         for norm in ("layer", "batch")
     }
-    _, shape = step_flops(problems.tiny_config())
+    _, shape = step_flops(problems.step_config())
     # docs/scaling.md: two passes of four calls, and the gradient of the penalty.
     expected = (2 * 4 * 8 + 20) * (shape.H1 + shape.H2)
     assert by_norm["batch"]["psum"] - by_norm["layer"]["psum"] == expected
@@ -353,10 +353,10 @@ def test_a_wrong_flag_is_refused_before_anything_is_measured(flag, says, capsys)
     ],
 )
 def test_the_dense_step_is_the_structured_one(preset, changes):
-    config = problems.tiny_config(preset, model__dropout=0.0, critic__dropout=(0.0, 0.0), **changes)
+    config = problems.step_config(preset, model__dropout=0.0, critic__dropout=(0.0, 0.0), **changes)
     # In float64, so that Adam does not make whole steps of rounding noise where a gradient is zero.
     with problems.precision("float64") as dtype:
-        problem = tiny_problem(config, dtype=dtype)
+        problem = step_problem(config, dtype=dtype)
         inputs, sizes, state = problem.inputs, problem.sizes, problem.state
         draws = draw(state.key, state.step, inputs, config, sizes)
         uniform = jax.random.uniform(jax.random.key(3), (6, sizes.n_items))

@@ -17,7 +17,7 @@ from mmssl_jax.checkpoint import (
 )
 from mmssl_jax.parallel import local_devices, replicate
 from mmssl_jax.training.problem import load_problem, new_state
-from tests.tiny import PRESETS, tiny_config, tiny_dataset
+from tests.problems import PRESETS, tiny_config, tiny_dataset
 
 RECORD = {"progress": {"best": 0.1234567890123456, "epochs": 3}, "validation": {"recall@20": 1 / 3}}
 

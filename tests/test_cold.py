@@ -7,7 +7,7 @@ from mmssl_jax.data.cold import hold_out_cold_items
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.training.loop import check_same_run, start_run
 from mmssl_jax.training.problem import load_problem
-from tests.tiny import tiny_config, tiny_dataset
+from tests.problems import tiny_config, tiny_dataset
 
 DATASET = tiny_dataset()
 

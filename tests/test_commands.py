@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmssl_jax.cli.commands import default_run, eval_command, train_command
 
-from mmssl_jax.commands import default_run, eval_command, train_command
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.reporting.log import read_records
+from mmssl_jax.records.log import read_records
 from mmssl_jax.training.problem import require_data
-from tests.tiny import CHANGES, flags, share_programs, tiny_dataset, write_folder
+from tests.problems import CHANGES, flags, share_programs, tiny_dataset, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mmssl_jax.data.synthetic import planted_dataset
+from mmssl_jax.methods.mmssl.renewal import rebuild_for_all
+from mmssl_jax.methods.mmssl.step import forward, train_steps
 from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
 from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import compile_programs, load_problem, new_state
-from mmssl_jax.training.refresh import rebuild_for_all
-from mmssl_jax.training.step import forward, train_steps
-from tests.tiny import PRESETS, STEPS, tiny_config, tiny_dataset
+from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from mmssl_jax.config import Config, ConfigError, check_config, flatten, override
-from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
+from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS, preset_config
 from mmssl_jax.training.problem import compile_steps, load_problem
-from tests.tiny import tiny_config, tiny_dataset
+from tests.problems import tiny_config, tiny_dataset
 
 
 def test_the_defaults_are_the_paper_preset():

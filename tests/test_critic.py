@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmssl_jax.model import dropout
 
 from mmssl_jax.config import CriticConfig
-from mmssl_jax.model import dropout
-from mmssl_jax.model.critic import Critic, hidden_widths
+from mmssl_jax.methods.mmssl.game.critic import Critic, hidden_widths
 from tests.problems import TOLERANCE, assert_close, precision
 
 N_ITEMS, BATCH = 20, 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmssl_jax.config import Config, flatten
-from mmssl_jax.presets import DEPARTURES
+from mmssl_jax.methods.mmssl.presets import DEPARTURES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmssl_jax.cli.prepare import prepare_parser
 from mmssl_jax.data import read_dataset
-from mmssl_jax.prepare.command import prepare_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from mmssl_jax.cli.commands import report_command, train_command
 
-from mmssl_jax.commands import report_command, train_command
-from tests.tiny import CHANGES, flags
+from tests.problems import CHANGES, flags
 
 pytestmark = pytest.mark.slow  # trains or renders for minutes
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.dropout import KeepMask, drop, keep_mask
+from mmssl_jax.methods.mmssl.fast.dropout import KeepMask, drop, keep_mask
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.31, 0.5])

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.losses.edge_likelihood import edge_likelihood_loss
-from mmssl_jax.training.draws import draw
-from mmssl_jax.training.step import train_step
-from tests.problems import tiny_config, tiny_problem
+from mmssl_jax.methods.mmssl.draws import draw
+from mmssl_jax.methods.mmssl.game.edge_likelihood import edge_likelihood_loss
+from mmssl_jax.methods.mmssl.step import train_step
+from tests.problems import step_config, step_problem
 
 
 def test_the_loss_is_the_binary_cross_entropy_of_the_drawn_edges():
@@ -29,9 +29,9 @@ def test_the_loss_is_the_binary_cross_entropy_of_the_drawn_edges():
 
 
 def test_a_step_with_it_trains_the_encoders_and_leaves_the_critic_alone():
-    config = tiny_config(game__kind="edge_likelihood", game__weight=0.5, model__dropout=0.0)
-    without = tiny_config(game__weight=0.0, model__dropout=0.0)
-    _, _, inputs, sizes, state = tiny_problem(config)
+    config = step_config(game__kind="edge_likelihood", game__weight=0.5, model__dropout=0.0)
+    without = step_config(game__weight=0.0, model__dropout=0.0)
+    _, _, inputs, sizes, state = step_problem(config)
     draws = draw(state.key, state.step, inputs, config, sizes)
 
     def after(config):

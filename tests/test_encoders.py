@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.model.encoders import FeatureEncoder, propagate_features
+from mmssl_jax.methods.mmssl.encoders import FeatureEncoder, propagate_features
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -12,14 +12,14 @@ from tests.problems import (
     edge_array,
     interaction_matrix,
     propagation_matrix,
-    tiny_dataset,
+    step_dataset,
 )
 
 
 @pytest.fixture(scope="module")
 def encoded():
     """Raw features, encoder and parameters with nonzero biases."""
-    features = {name: jnp.asarray(raw) for name, raw in tiny_dataset(3).features.items()}
+    features = {name: jnp.asarray(raw) for name, raw in step_dataset(3).features.items()}
     encoder = FeatureEncoder(dim=50, dropout=0.3)
     params = encoder.init(jax.random.key(0), features, True)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)

@@ -6,12 +6,12 @@ import struct
 from pathlib import Path
 
 import pytest
+from mmssl_jax.cli.commands import train_command
 
-from mmssl_jax.commands import train_command
 from mmssl_jax.config import ConfigError, TrainConfig
-from mmssl_jax.reporting.events import event_writer, require_tensorboard
-from mmssl_jax.reporting.log import append_record, keep_records_until
-from tests.tiny import CHANGES, flags
+from mmssl_jax.records.events import event_writer, require_tensorboard
+from mmssl_jax.records.log import append_record, keep_records_until
+from tests.problems import CHANGES, flags
 
 ON = TrainConfig(tensorboard=True)
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import override
+from mmssl_jax.methods.mmssl.step import forward, train_steps
 from mmssl_jax.parallel import AXIS, spread
 from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
 from mmssl_jax.training.problem import load_problem, new_state
-from mmssl_jax.training.step import forward, train_steps
-from tests.tiny import PRESETS, STEPS, tiny_config, tiny_dataset
+from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 PLATFORMS = ("tpu", "cuda")
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.factored_rows import FactoredRows, project_rows
+from mmssl_jax.methods.mmssl.game.factored_rows import FactoredRows, project_rows
 from tests.problems import (
     N_ITEMS,
     N_USERS,

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.fusion import CrossModalAttention
+from mmssl_jax.methods.mmssl.fusion import CrossModalAttention
 from tests.problems import TOLERANCE, assert_close, precision
 
 DIM, HEADS, N_NODES = 8, 2, 5

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.hidden_layer import Activation, activate
+from mmssl_jax.methods.mmssl.fast.hidden_layer import Activation, activate
 from tests.problems import TOLERANCE, assert_close, precision
 
 BATCH, UNITS = 12, 5

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmssl_jax.model import kernel_products as module
 
 from mmssl_jax.graph import batch_edges
-from mmssl_jax.model import kernel_products as module
-from mmssl_jax.model.kernel_products import kernel_products, symmetric_product
+from mmssl_jax.methods.mmssl.fast.kernel_products import kernel_products, symmetric_product
 from mmssl_jax.precision import rounded
 from tests.problems import (
     N_ITEMS,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mmssl_jax.reporting.environment import PACKAGES, environment
-from mmssl_jax.reporting.log import (
+from mmssl_jax.records.environment import PACKAGES, environment
+from mmssl_jax.records.log import (
     append_record,
     epoch_line,
     keep_records_until,

@@ -10,11 +10,11 @@ import pytest
 from mmssl_jax.checkpoint import open_checkpoints, restore_record
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.reporting.log import read_records
+from mmssl_jax.records.log import read_records
 from mmssl_jax.training import epochs
 from mmssl_jax.training.epochs import Progress, RunError
 from mmssl_jax.training.loop import fit, resume_line
-from tests.tiny import STEPS, share_programs, tiny_config, tiny_dataset
+from tests.problems import STEPS, share_programs, tiny_config, tiny_dataset
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,7 @@ import pytest
 
 from mmssl_jax.config import ModelConfig
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.model.mmssl import MMSSL, ObservedGraphs, propagate_ids
+from mmssl_jax.methods.mmssl.model import MMSSL, ObservedGraphs, propagate_ids
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -15,7 +15,7 @@ from tests.problems import (
     interaction_matrix,
     precision,
     propagation_matrix,
-    tiny_dataset,
+    step_dataset,
 )
 
 MATRIX = interaction_matrix()
@@ -120,7 +120,7 @@ def build(config, dtype=jnp.float32):
         m: observed_graph(edge_array(matrix), N_USERS, N_ITEMS, "receiver")
         for m, matrix in LEARNED.items()
     }
-    features = {m: jnp.asarray(x, dtype) for m, x in tiny_dataset().features.items()}
+    features = {m: jnp.asarray(x, dtype) for m, x in step_dataset().features.items()}
     model = MMSSL(N_USERS, N_ITEMS, config)
     params = jax.jit(
         lambda: model.init(jax.random.key(0), features, observed, learned, True)["params"]
@@ -151,7 +151,7 @@ def test_the_whole_forward_pass_by_hand(config, name):
         forward, params = build(config, dtype)
         embeddings = forward(params)
 
-    expected = forward_by_hand(params, tiny_dataset().features, config)
+    expected = forward_by_hand(params, step_dataset().features, config)
     actual = {field: getattr(embeddings, field) for field in expected}
     assert_close(actual, expected, TOLERANCE[name])
     assert embeddings.user.dtype == dtype

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.model.norms import inverse_norm, unit_rows
+from mmssl_jax.norms import inverse_norm, unit_rows
 
 
 def test_inverse_norm_of_positive_and_zero_squares():

@@ -2,10 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mmssl_jax.methods.mmssl.optimizers import critic_optimizer, generator_optimizer
 
 from mmssl_jax.config import OptimConfig
 from mmssl_jax.training import optimizers
-from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
 
 
 def take_steps(optimizer, parameter, gradients):

@@ -10,18 +10,18 @@ import pytest
 
 from mmssl_jax.parallel import (
     AXIS,
-    device_index,
-    gather_over,
+    all_gather,
+    axis_index,
     local_devices,
-    mean_over,
+    pmean,
+    psum,
     replicate,
     share_of,
     share_out,
     spread,
-    total_over,
 )
 from mmssl_jax.training.problem import compile_steps, load_problem, new_state
-from tests.tiny import PRESETS, STEPS, tiny_config, tiny_dataset
+from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")
 
@@ -30,7 +30,7 @@ def tree():
     return {"a": jnp.arange(8.0).reshape(4, 2), "b": (jnp.arange(4),)}
 
 
-@pytest.mark.parametrize("collective", [total_over, mean_over, gather_over, share_of])
+@pytest.mark.parametrize("collective", [psum, pmean, all_gather, share_of])
 def test_collectives_without_an_axis_are_the_identity(collective):
     given = tree()
     found = collective(given, None)
@@ -39,8 +39,8 @@ def test_collectives_without_an_axis_are_the_identity(collective):
 
 
 def test_the_device_index_without_an_axis_is_0():
-    assert device_index(None) == 0
-    assert device_index(None).dtype == jnp.int32
+    assert axis_index(None) == 0
+    assert axis_index(None).dtype == jnp.int32
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -51,10 +51,10 @@ def test_collectives(transform, count):
     def on_device(share, whole):
         mine = share_of(whole, AXIS)
         return {
-            "total": total_over(share, AXIS),
-            "mean": mean_over(share, AXIS),
-            "gathered": gather_over(mine, AXIS),
-            "mine": gather_over(mine + 100 * device_index(AXIS), AXIS),
+            "total": psum(share, AXIS),
+            "mean": pmean(share, AXIS),
+            "gathered": all_gather(mine, AXIS),
+            "mine": all_gather(mine + 100 * axis_index(AXIS), AXIS),
         }
 
     shares = np.arange(3.0 * count).reshape(count, 3)
@@ -78,11 +78,11 @@ def test_the_mean_of_shares_of_a_gradient_is_the_gradient_of_the_mean(transform)
 
     def loss(weight, mine, axis):
         mine = jnp.tanh(weight * mine)
-        others = gather_over(mine, axis)
+        others = all_gather(mine, axis)
         return jnp.mean(jnp.exp(mine[:, None] * others[None, :]))
 
     def on_device(weight, rows):
-        return mean_over(jax.grad(loss)(weight, share_of(rows, AXIS), AXIS), AXIS)
+        return pmean(jax.grad(loss)(weight, share_of(rows, AXIS), AXIS), AXIS)
 
     found = spread(on_device, devices, transform, (False, False))(
         *replicate((weight, rows), devices)

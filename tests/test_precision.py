@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.methods.mmssl.draws import draw
+from mmssl_jax.methods.mmssl.step import train_step
 from mmssl_jax.precision import dot_general, matmul, rounded
-from mmssl_jax.training.draws import draw
-from mmssl_jax.training.step import train_step
-from tests.problems import assert_close, tiny_config, tiny_problem
+from tests.problems import assert_close, step_config, step_problem
 
 BITS = {"bfloat16": 7, "tensorfloat32": 10}
 
@@ -41,8 +41,8 @@ def test_products_have_rounded_operands_and_float32_sums(precision):
 )
 def test_a_step_of_reduced_precision_is_near_the_full_one(precision, low, high):
     off = {"model__dropout": 0.0, "critic__dropout": (0.0, 0.0), "game__weight": 0.5}
-    full, reduced = tiny_config(**off), tiny_config(**off, precision=precision)
-    _, _, inputs, sizes, state = tiny_problem(full)
+    full, reduced = step_config(**off), step_config(**off, precision=precision)
+    _, _, inputs, sizes, state = step_problem(full)
     draws = draw(state.key, state.step, inputs, full, sizes)
 
     def metrics(config):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmssl_jax.cli.prepare import main, train_command
 from mmssl_jax.data import read_dataset
-from mmssl_jax.prepare.command import main, train_command
 from tests import shop
 
 pl = pytest.importorskip("polars", reason="needs the extra `tables`")

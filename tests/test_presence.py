@@ -12,11 +12,11 @@ import pytest
 
 from mmssl_jax.data import Dataset, DatasetError, read_dataset
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.model.encoders import FeatureEncoder, partial_modality, propagate_features
+from mmssl_jax.methods.mmssl.encoders import FeatureEncoder, partial_modality, propagate_features
+from mmssl_jax.methods.mmssl.state import make_inputs
+from mmssl_jax.methods.mmssl.step import forward
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import compile_steps, load_problem, new_state
-from mmssl_jax.training.state import make_inputs
-from mmssl_jax.training.step import forward
 from tests import tiny
 from tests.problems import (
     N_ITEMS,
@@ -25,9 +25,9 @@ from tests.problems import (
     edge_array,
     interaction_matrix,
     propagation_matrix,
-    tiny_config,
-    tiny_dataset,
-    tiny_problem,
+    step_config,
+    step_dataset,
+    step_problem,
 )
 
 GOLDEN = Path(__file__).parent / "parity" / "golden"
@@ -44,7 +44,7 @@ def masks() -> dict[str, np.ndarray]:
 
 
 def partial_dataset(**changes) -> Dataset:
-    return dataclasses.replace(tiny_dataset(), presence=masks(), **changes)
+    return dataclasses.replace(step_dataset(), presence=masks(), **changes)
 
 
 def refused(data: Dataset, *parts: str) -> None:
@@ -75,7 +75,7 @@ def test_a_partial_dataset_is_legal_and_counted():
     ],
 )
 def test_presence_that_cannot_be_used(presence, says):
-    refused(dataclasses.replace(tiny_dataset(), presence=presence), says)
+    refused(dataclasses.replace(step_dataset(), presence=presence), says)
 
 
 def test_fingerprint_of_whole_data_is_what_it_was_before_presence_existed():
@@ -88,10 +88,10 @@ def test_fingerprint_sees_presence():
     other = masks()["m0"].copy()
     other[0] ^= True
     found = {
-        tiny_dataset().fingerprint(),
+        step_dataset().fingerprint(),
         partial_dataset().fingerprint(),
-        dataclasses.replace(tiny_dataset(), presence={"m0": other}).fingerprint(),
-        dataclasses.replace(tiny_dataset(), presence={"m1": masks()["m0"]}).fingerprint(),
+        dataclasses.replace(step_dataset(), presence={"m0": other}).fingerprint(),
+        dataclasses.replace(step_dataset(), presence={"m1": masks()["m0"]}).fingerprint(),
     }
     assert len(found) == 4
 
@@ -99,7 +99,7 @@ def test_fingerprint_sees_presence():
 @pytest.fixture
 def folder(tmp_path):
     """The tiny problem's folder in MMRec's layout, with 60 users and 40 items."""
-    return tiny.write_folder(tiny.tiny_dataset(), tmp_path / "data")
+    return tiny.write_folder(tiny.step_dataset(), tmp_path / "data")
 
 
 def test_masks_are_read_and_absent_rows_become_zero(folder):
@@ -181,7 +181,7 @@ def test_raw_ids_that_cannot_be_used(folder, content, says):
 
 
 def test_an_absent_item_is_encoded_as_zero_without_the_bias():
-    features = {name: jnp.asarray(raw) for name, raw in tiny_dataset().features.items()}
+    features = {name: jnp.asarray(raw) for name, raw in step_dataset().features.items()}
     present = masks()["m0"]
     partial = {"m0": partial_modality(edge_array(MATRIX), N_USERS, present, "receiver")}
     encoder = FeatureEncoder(dim=6, dropout=0.3)
@@ -236,8 +236,8 @@ def test_a_mean_is_not_shrunk_by_absent_items():
 
 
 def test_a_mask_of_all_items_changes_nothing():
-    config = tiny_config()
-    problem = tiny_problem(config)
+    config = step_config()
+    problem = step_problem(config)
     everyone = {m: np.ones(N_ITEMS, bool) for m in problem.dataset.modalities}
     masked = make_inputs(dataclasses.replace(problem.dataset, presence=everyone), config)
     plain, full = (
@@ -248,8 +248,8 @@ def test_a_mask_of_all_items_changes_nothing():
 
 
 def test_absent_features_are_never_read():
-    config, absent = tiny_config(), ~masks()["m0"]
-    problem = tiny_problem(config)
+    config, absent = step_config(), ~masks()["m0"]
+    problem = step_problem(config)
     changed = {**problem.dataset.features}
     changed["m0"] = np.where(absent[:, None], np.float32(1e3), changed["m0"])
     results = [
@@ -269,8 +269,8 @@ def test_absent_features_are_never_read():
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 def test_gradients_are_finite_with_an_item_that_lacks_everything(similarity):
-    config = tiny_config(structure__similarity=similarity)
-    problem = tiny_problem(config)
+    config = step_config(structure__similarity=similarity)
+    problem = step_problem(config)
     presence = {m: masks()["m0"] for m in problem.dataset.modalities}
     assert not any(mask[NOWHERE] for mask in presence.values())
     inputs = make_inputs(dataclasses.replace(problem.dataset, presence=presence), config)
@@ -290,7 +290,7 @@ def test_gradients_are_finite_with_an_item_that_lacks_everything(similarity):
 
 def tiny_partial() -> Dataset:
     """The trainable tiny problem; items 0 and 1 lack both modalities."""
-    data = tiny.tiny_dataset()
+    data = tiny.step_dataset()
     lacking = np.random.default_rng(0).random((2, data.n_items)) < 0.4
     lacking[:, :2] = True
     features = {m: data.features[m].copy() for m in data.modalities}
@@ -302,7 +302,7 @@ def tiny_partial() -> Dataset:
 
 @pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "released"])
 def test_steps_with_missing_modalities_are_finite_and_learn(preset):
-    problem = load_problem(tiny.tiny_config(preset), tiny_partial())
+    problem = load_problem(tiny.step_config(preset), tiny_partial())
     before = new_state(problem)
     # Steps use their state up.
     after, metrics = compile_steps(problem)(new_state(problem), 3)
@@ -314,7 +314,7 @@ def test_steps_with_missing_modalities_are_finite_and_learn(preset):
 
 
 def test_a_run_on_missing_modalities(tmp_path):
-    config = tiny.tiny_config("paper", {"train.epochs": 2})
+    config = tiny.step_config("paper", {"train.epochs": 2})
     result = fit(config, tmp_path / "run", dataset=tiny_partial(), quiet=True)
     assert 0 <= result["test"]["recall@20"] <= 1
     saved = json.loads((tmp_path / "run" / "dataset.json").read_text())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.data import DatasetError, DatasetWarning, diffmm, read_dataset
-from tests.tiny import tiny_dataset, write_folder
+from tests.problems import tiny_dataset, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MMSSL_DATA", ROOT.parent / "shared" / "data"))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import GameConfig, override
-from mmssl_jax.model.factored_rows import project_rows
-from mmssl_jax.model.real_rows import (
+from mmssl_jax.methods.mmssl.config import preset_config
+from mmssl_jax.methods.mmssl.game.factored_rows import project_rows
+from mmssl_jax.methods.mmssl.game.real_rows import (
     dense_soft_rows,
     gumbel,
     noise_is_rounding,
@@ -17,8 +18,7 @@ from mmssl_jax.model.real_rows import (
     uniform_at_edges,
     uniform_block,
 )
-from mmssl_jax.model.unit_scores import unit_score_rows, unit_scores
-from mmssl_jax.presets import preset_config
+from mmssl_jax.methods.mmssl.game.unit_rows import unit_score_rows, unit_scores
 from tests.problems import (
     N_ITEMS,
     N_USERS,

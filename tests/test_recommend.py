@@ -18,7 +18,7 @@ from mmssl_jax.recommend.ids import positions
 from mmssl_jax.recommend.rank import _rank_block
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import load_problem, new_state, split_evaluator
-from tests.tiny import partial_dataset, tiny_config, tiny_dataset
+from tests.problems import partial_dataset, tiny_config, tiny_dataset
 
 BLOCK = 16
 

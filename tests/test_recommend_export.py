@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmssl_jax.cli.commands import eval_command, train_command
 
-from mmssl_jax.commands import eval_command, train_command
 from mmssl_jax.recommend import Recommender
-from tests.tiny import CHANGES, flags
+from tests.problems import CHANGES, flags
 
 pytestmark = pytest.mark.slow  # trains or renders for minutes
 
@@ -103,7 +103,7 @@ def test_a_new_item_from_its_text_and_image(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     from examples.make_shop import make_shop
-    from mmssl_jax.prepare.command import main
+    from mmssl_jax.cli.prepare import main
 
     make_shop(Path("shop"))
     lines = (ROOT / "README.md").read_text().splitlines()

@@ -3,15 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmssl_jax.methods.mmssl.new_items import new_item_vectors
+from mmssl_jax.methods.mmssl.new_users import new_user_features, new_user_vectors
+from mmssl_jax.methods.mmssl.trained import encode, trained_model
 
-from mmssl_jax.recommend.new_items import new_item_vectors
-from mmssl_jax.recommend.new_users import new_user_features, new_user_vectors
+from mmssl_jax.methods.mmssl.renewal import rebuild_for_all
+from mmssl_jax.methods.mmssl.step import forward
 from mmssl_jax.recommend.rank import pad_pairs
-from mmssl_jax.recommend.trained import encode, trained_model
 from mmssl_jax.training.problem import load_problem, new_state
-from mmssl_jax.training.refresh import rebuild_for_all
-from mmssl_jax.training.step import forward
-from tests.tiny import partial_dataset, tiny_config, tiny_dataset
+from tests.problems import partial_dataset, tiny_config, tiny_dataset
 
 OTHER = {
     "model.feature_normalization": "symmetric",

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmssl_jax.cli.commands import report_command
 
 from mmssl_jax.checkpoint import CheckpointError
-from mmssl_jax.commands import report_command
 from mmssl_jax.config import ConfigError, override
+from mmssl_jax.records.log import read_records
 from mmssl_jax.report.html import definitions, item_list, table, text
 from mmssl_jax.report.page import render
 from mmssl_jax.report.plots import Series, line_panel, linear_range, require_matplotlib
 from mmssl_jax.report.run import MODEL, Run, analyse, load_run, load_runs
 from mmssl_jax.report.sections import by_data
-from mmssl_jax.reporting.log import read_records
 from mmssl_jax.training import restore
 from mmssl_jax.training.loop import dataset_record, fit
 from mmssl_jax.training.problem import load_problem, new_state
 from mmssl_jax.training.restore import restore_run
-from tests.tiny import partial_dataset, tiny_config, tiny_dataset, write_folder
+from tests.problems import partial_dataset, tiny_config, tiny_dataset, write_folder
 
 pytestmark = pytest.mark.slow  # trains or renders for minutes
 
@@ -400,7 +400,7 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
 
 def test_the_commands_start_without_the_extras():
     script = (
-        "import sys, mmssl_jax.commands; "
+        "import sys, mmssl_jax.cli.commands; "
         "print([m for m in ('matplotlib', 'tensorboardX') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -28,7 +28,7 @@ from mmssl_jax.training.problem import (
     new_state,
     split_evaluator,
 )
-from tests.tiny import tiny_config, tiny_dataset
+from tests.problems import tiny_config, tiny_dataset
 
 K = 7
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from mmssl_jax.cli.commands import train_command
 
-from mmssl_jax.commands import train_command
 from mmssl_jax.config import override
-from mmssl_jax.reporting.log import read_records
+from mmssl_jax.records.log import read_records
 from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
-from tests.tiny import (
+from tests.problems import (
     CHANGES,
     STEPS,
     flags,

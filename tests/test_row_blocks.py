@@ -2,14 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmssl_jax.model import kernel_products, row_blocks
 
 from mmssl_jax.graph import batch_edges, propagate
-from mmssl_jax.model import kernel_products, row_blocks
-from mmssl_jax.model.row_blocks import map_row_blocks
+from mmssl_jax.methods.mmssl.draws import draw
+from mmssl_jax.methods.mmssl.fast.row_blocks import map_row_blocks
+from mmssl_jax.methods.mmssl.step import train_step
 from mmssl_jax.training import optimizers
-from mmssl_jax.training.draws import draw
-from mmssl_jax.training.step import train_step
-from tests.problems import assert_close, precision, tiny_config, tiny_problem
+from tests.problems import assert_close, precision, step_config, step_problem
 
 
 def mixed(params, rows):
@@ -52,9 +52,9 @@ def test_nothing_in_between_is_kept_for_the_backward_pass(monkeypatch):
 
 def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
     # Masked, so that generated rows have edges as well.
-    config = tiny_config(structure__mask_observed=True)
+    config = step_config(structure__mask_observed=True)
     with precision("float64") as dtype:
-        _, _, inputs, sizes, state = tiny_problem(config, dtype=dtype)
+        _, _, inputs, sizes, state = step_problem(config, dtype=dtype)
 
         def two_steps():
             draws = draw(state.key, state.step, inputs, config, sizes)

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from mmssl_jax.graph.rows import batch_edges, interaction_rows, most_batch_edges
-from mmssl_jax.training.sampling import sample_batch
-from mmssl_jax.training.state import problem_sizes
+from mmssl_jax.methods.mmssl.state import problem_sizes
+from mmssl_jax.sampling import sample_batch
 from tests.problems import (
     N_ITEMS,
     N_USERS,
     edge_array,
     interaction_matrix,
     rows_of,
-    tiny_config,
-    tiny_dataset,
+    step_config,
+    step_dataset,
 )
 
 
@@ -88,8 +88,8 @@ def test_most_batch_edges_is_the_tight_bound(batch_size, n_devices, by_interacti
 @pytest.mark.parametrize("by", ["user", "interaction"])
 @pytest.mark.parametrize(("batch_size", "n_devices"), [(4, 1), (16, 4)])
 def test_no_share_of_a_drawn_batch_exceeds_its_size(by, batch_size, n_devices):
-    config = tiny_config(sampling__by=by, sampling__batch_size=batch_size)
-    limit = problem_sizes(tiny_dataset(), config, n_devices).batch_edges
+    config = step_config(sampling__by=by, sampling__batch_size=batch_size)
+    limit = problem_sizes(step_dataset(), config, n_devices).batch_edges
     matrix = interaction_matrix()
     rows, keys = rows_of(matrix), jax.random.split(jax.random.key(0), 200)
 

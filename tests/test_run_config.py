@@ -10,7 +10,7 @@ import yaml
 
 from mmssl_jax import config as config_file
 from mmssl_jax.config import Config, ConfigError, flatten, override
-from mmssl_jax.presets import PRESETS, preset_config
+from mmssl_jax.methods.mmssl.presets import PRESETS, preset_config
 from mmssl_jax.run_config import (
     config_diff,
     config_parser,
@@ -19,7 +19,7 @@ from mmssl_jax.run_config import (
     read_config,
     validate,
 )
-from tests.tiny import tiny_config
+from tests.problems import tiny_config
 
 CONFIGS = sorted(
     path

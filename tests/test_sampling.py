@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from mmssl_jax.training.sampling import sample_batch, sample_negatives
+from mmssl_jax.sampling import sample_batch, sample_negatives
 from tests.problems import N_ITEMS, interaction_matrix, rows_of
 
 MATRIX = interaction_matrix()

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.graph.propagate import propagate
-from mmssl_jax.graph.structure import (
+from mmssl_jax.methods.mmssl.learned_graphs import (
     EdgeList,
     append_edges,
     edges_per_user,

@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from mmssl_jax import commands
+from mmssl_jax.cli import commands
 from mmssl_jax.config import ConfigError, flatten, override
-from mmssl_jax.presets import DEPARTURES
-from mmssl_jax.reporting.log import write_json
+from mmssl_jax.methods.mmssl.presets import DEPARTURES
+from mmssl_jax.records.log import write_json
 from mmssl_jax.run_config import dump_config
 from mmssl_jax.study import run as study_run
 from mmssl_jax.study.run import run_study
@@ -21,7 +21,7 @@ from mmssl_jax.study.variants import (
     study_variants,
 )
 from mmssl_jax.training.epochs import RunError
-from tests.tiny import CHANGES, flags, tiny_config, tiny_dataset, write_folder
+from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
 
 @pytest.fixture

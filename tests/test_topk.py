@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from mmssl_jax.ranking.topk import top_k_unseen
 
 

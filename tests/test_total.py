@@ -6,15 +6,15 @@ import pytest
 from mmssl_jax.config import LossConfig
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2, feature_l2
 from mmssl_jax.losses.contrastive import contrastive_loss
-from mmssl_jax.losses.total import generator_loss, recommendation_losses
-from mmssl_jax.model.critic import Critic
-from mmssl_jax.model.mmssl import Embeddings
+from mmssl_jax.methods.mmssl.game.critic import Critic
+from mmssl_jax.methods.mmssl.losses import generator_loss, recommendation_losses
+from mmssl_jax.methods.mmssl.model import Embeddings
 from tests.problems import (
     N_ITEMS,
     N_USERS,
     edges_of_batch,
     interaction_matrix,
-    tiny_config,
+    step_config,
 )
 
 BATCH = tuple(jnp.asarray(x, jnp.int32) for x in ([3, 1, 5], [0, 4, 2], [9, 9, 7]))
@@ -76,7 +76,7 @@ def test_weight_zero_leaves_the_contrastive_terms_out():
 @pytest.mark.parametrize("weight", [0.0, 2.5])
 def test_the_adversarial_loss_comes_in_with_its_weight(weight):
     embeddings, initial = random_vectors()
-    config = tiny_config(game__weight=weight, loss__contrastive=0.3)
+    config = step_config(game__weight=weight, loss__contrastive=0.3)
     critic = Critic(N_ITEMS, config.critic)
     params = critic.init(jax.random.key(0), jnp.zeros((2, 12)), True)["params"]
     edges = edges_of_batch(interaction_matrix(), np.asarray(BATCH[0]))

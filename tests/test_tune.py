@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from mmssl_jax.cli.commands import tune_command
 
-from mmssl_jax.commands import tune_command
 from mmssl_jax.config import override
-from mmssl_jax.reporting.log import append_record, write_json
+from mmssl_jax.records.log import append_record, write_json
 from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.study import run as study_run
 from mmssl_jax.training import problem
@@ -14,7 +14,7 @@ from mmssl_jax.training.epochs import DivergedError, RunError
 from mmssl_jax.tune.outcome import rerun_best, seed_table, write_best
 from mmssl_jax.tune.search import SearchSettings, changes_of, distributions, load_optuna, search
 from mmssl_jax.tune.space import Choices, Range
-from tests.tiny import CHANGES, flags, tiny_config, tiny_dataset, write_folder
+from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
 pytest.importorskip("optuna", reason="the search needs Optuna")
 pytestmark = pytest.mark.extras

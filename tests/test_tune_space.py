@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from mmssl_jax.cli.commands import tune_command
 
-from mmssl_jax.commands import tune_command
 from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.tune.space import Choices, Range, read_space
 

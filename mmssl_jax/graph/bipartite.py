@@ -38,12 +38,13 @@ def edge_weights(
     return jnp.where(mask, jnp.where(mask, degree, 1.0) ** power, 0.0)
 
 
-def _directed(
+def directed_graph(
     senders: Int[Array, " E"],
     receivers: Int[Array, " E"],
     weights: Float[Array, " E"],
     n_nodes: int,
 ) -> jraph.GraphsTuple:
+    """Weighted edges, sorted by receiver, as `propagate` takes them."""
     return jraph.GraphsTuple(
         nodes=None,
         edges=weights,
@@ -73,8 +74,8 @@ def bipartite_graph(
     item_weights = edge_weights(items, users, mask, n_items, n_users, normalization)
     n_nodes = n_users + n_items
     return BipartiteGraph(
-        to_users=_directed(items[by_user], users[by_user], user_weights[by_user], n_nodes),
-        to_items=_directed(users[by_item], items[by_item], item_weights[by_item], n_nodes),
+        to_users=directed_graph(items[by_user], users[by_user], user_weights[by_user], n_nodes),
+        to_items=directed_graph(users[by_item], items[by_item], item_weights[by_item], n_nodes),
     )
 
 

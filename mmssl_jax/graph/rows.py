@@ -1,6 +1,6 @@
 """Training interactions by user (compressed rows), and the rows of one batch as a flat list."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,16 +19,34 @@ class InteractionRows(NamedTuple):
     samplers: Int[Array, " N"]
 
 
+class RowPairs(NamedTuple):
+    """Pairs (row of a block, item); those with a false mask are padding.
+
+    N stands for leading axes, if there are any.
+    """
+
+    rows: Int[Any, "*N S"]
+    items: Int[Any, "*N S"]
+    mask: Bool[Any, "*N S"]
+
+
 class BatchEdges(NamedTuple):
-    """The training interactions of a batch's users, flat and padded to a fixed length S.
+    """The interactions of the B users of a batch, flat and padded to a fixed length S.
 
     `slot` is an edge's position within its user's interactions. Padding edges name row B - 1.
+    `degree` is the number of interactions of each row.
     """
 
     row: Int[Array, " S"]
     item: Int[Array, " S"]
     slot: Int[Array, " S"]
     mask: Bool[Array, " S"]
+    degree: Int[Array, " B"]
+
+    @property
+    def n_rows(self) -> int:
+        """B."""
+        return self.degree.shape[0]
 
 
 def interaction_rows(edges: np.ndarray, n_users: int, n_items: int) -> InteractionRows:
@@ -78,4 +96,4 @@ def batch_edges(rows: InteractionRows, users: Int[Array, " B"], length: int) -> 
     slot = position - (end - degree)[row]
     mask = position < end[-1]
     item = rows.items[jnp.where(mask, rows.start[users[row]] + slot, 0)]
-    return BatchEdges(row, item, jnp.where(mask, slot, 0), mask)
+    return BatchEdges(row, item, jnp.where(mask, slot, 0), mask, degree)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmssl_jax.model.row_blocks import map_row_blocks
+from mmssl_jax.norms import inverse_norm
+from mmssl_jax.parallel import psum
 
 
 def bpr_loss(
@@ -21,18 +22,7 @@ def embedding_l2(*vectors: Float[Array, "B D"]) -> Float[Array, ""]:
     return jnp.sum(squares) / (2 * vectors[0].shape[0])
 
 
-def feature_l2(
-    feature_user: dict[str, Float[Array, "U D"]], feature_item: dict[str, Float[Array, "I D"]]
-) -> Float[Array, ""]:
-    """Sum of |f|^2 / 2 over all nodes and modalities, per item."""
-    n_items = next(iter(feature_item.values())).shape[0]
-    # Row by row: the squares of all entries would be kept from where their norms are taken to here.
-    by_row = [
-        map_row_blocks(_squared_norms, None, x)
-        for x in (*feature_user.values(), *feature_item.values())
-    ]
-    return jnp.sum(jnp.stack([jnp.sum(squares) for squares in by_row])) / (2 * n_items)
-
-
-def _squared_norms(_: None, x: Float[Array, "N D"]) -> Float[Array, " N"]:
-    return jnp.sum(x * x, axis=-1)
+def frobenius_norm(rows: Float[Array, "B D"], axis: str | None = None) -> Float[Array, ""]:
+    """Square root of the sum of squares over the rows of all devices; its gradient at 0 is 0."""
+    squared = psum(jnp.sum(rows * rows), axis)
+    return squared * inverse_norm(squared)

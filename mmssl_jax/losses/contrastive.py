@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmssl_jax.model.norms import unit_rows
-from mmssl_jax.parallel import device_index, gather_over
+from mmssl_jax.norms import unit_rows
+from mmssl_jax.parallel import all_gather, axis_index
 
 
 def contrastive_loss(
@@ -15,22 +15,21 @@ def contrastive_loss(
     temperature: float,
     axis: str | None = None,
     mask_repeated: bool = True,
-    epsilon: float = 1e-8,
 ) -> Float[Array, ""]:
     """InfoNCE between a user's modality-aware ID embedding and its final embedding, one direction.
 
     With cosine similarity s and f = exp(s / tau), row b contributes
-    -log(f(a_b, k_b) / (sum_c f(a_b, k_c) + sum_(c != b) f(a_b, a_c)) + epsilon),
+    -log(f(a_b, k_b) / (sum_c f(a_b, k_c) + sum_(c != b) f(a_b, a_c)) + 1e-8),
     c over the batch of all devices. With `mask_repeated` a user that stands in the batch more than
     once is no negative of itself. Returns the mean over this device's rows.
     """
     anchors, keys = unit_rows(anchors), unit_rows(keys)
-    all_anchors, all_keys, all_users = gather_over((anchors, keys, users), axis)
-    row = device_index(axis) * users.shape[0] + jnp.arange(users.shape[0])
+    all_anchors, all_keys, all_users = all_gather((anchors, keys, users), axis)
+    row = axis_index(axis) * users.shape[0] + jnp.arange(users.shape[0])
     is_self = row[:, None] == jnp.arange(all_users.shape[0])[None, :]
     same_user = users[:, None] == all_users[None, :] if mask_repeated else is_self
     between = jnp.where(same_user & ~is_self, -jnp.inf, anchors @ all_keys.T / temperature)
     within = jnp.where(same_user, -jnp.inf, anchors @ all_anchors.T / temperature)
     positive = jnp.sum(anchors * keys, axis=1) / temperature
     normalizer = jax.nn.logsumexp(jnp.concatenate([between, within], axis=1), axis=1)
-    return -jnp.mean(jnp.log(jnp.exp(positive - normalizer) + epsilon))
+    return -jnp.mean(jnp.log(jnp.exp(positive - normalizer) + 1e-8))

@@ -1,6 +1,6 @@
 """`python -m mmssl_jax.prepare`."""
 
-from mmssl_jax.prepare.command import main
+from mmssl_jax.cli.prepare import main
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmssl_jax.config import METRIC_NAMES
+from mmssl_jax.graph.rows import RowPairs
 
 METRICS = METRIC_NAMES
 USERS = "users"
@@ -21,19 +22,17 @@ def metric_names(ks: Sequence[int]) -> tuple[str, ...]:
 def relevance_of(
     listed_scores: Float[Array, "B K"],
     listed_items: Int[Array, "B K"],
-    held_out_rows: Int[Array, " H"],
-    held_out_items: Int[Array, " H"],
-    held_out_mask: Bool[Array, " H"],
+    held_out: RowPairs,
 ) -> Float[Array, "B K"]:
     """1 where a listed item is among its row's held-out items, else 0.
 
-    The H held-out pairs are (row of the block, item), without repetition; those with a false mask
-    are padding. An entry of score -inf (an item left out of the list) is never a hit.
+    The held-out pairs are without repetition. An entry of score -inf (an item left out of the list)
+    is never a hit.
     """
     n_rows = listed_items.shape[0]
-    found = listed_items[held_out_rows] == held_out_items[:, None]
-    found &= held_out_mask[:, None] & (listed_scores[held_out_rows] > -jnp.inf)
-    return jax.ops.segment_sum(found.astype(jnp.float32), held_out_rows, num_segments=n_rows)
+    found = listed_items[held_out.rows] == held_out.items[:, None]
+    found &= held_out.mask[:, None] & (listed_scores[held_out.rows] > -jnp.inf)
+    return jax.ops.segment_sum(found.astype(jnp.float32), held_out.rows, num_segments=n_rows)
 
 
 def metric_sums(

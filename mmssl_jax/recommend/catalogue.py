@@ -25,7 +25,8 @@ class NewItems(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """ids [I]: raw ids. position_of: {raw id: position}. vectors: one each."""
+    """ids [I]: raw ids. position_of: {raw id: position}. vectors: one each, of no
+    width where the method has none."""
 
     ids: np.ndarray
     position_of: dict[Any, int]

@@ -2,19 +2,23 @@
 
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 
 from mmssl_jax.data.cold import ColdItems
 from mmssl_jax.data.dataset import Dataset, DatasetError, DatasetWarning
+from mmssl_jax.method import Vectors
 from mmssl_jax.ranking.baselines import random_vectors
-from mmssl_jax.ranking.evaluate import Evaluator, make_evaluator
+from mmssl_jax.ranking.evaluate import Evaluator, HeldOut, make_evaluator
+from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.recommend.features import features_of, has_any
 from mmssl_jax.recommend.recommender import Recommender
+from mmssl_jax.training.problem import Problem
 
 Table = dict[str, dict[str, float]]
 
 
-def evaluate_cold_items(recommender: Recommender) -> tuple[Table, Table]:
+def evaluate_cold_items(problem: Problem, recommender: Recommender) -> tuple[Table, Table]:
     """Metrics {ranking: {metric: value}} over the users with interactions with cold items.
 
     First table: the cold items among themselves, by the model, by content and at random. Second:
@@ -22,36 +26,38 @@ def evaluate_cold_items(recommender: Recommender) -> tuple[Table, Table]:
     items without any modality are left out, with a warning: nothing is known of them.
     Raises DatasetError when the run held no items out, or none with a modality.
     """
-    dataset = recommender.dataset
-    if not len(recommender.problem.cold.interactions):
+    dataset, title = problem.dataset, problem.method.TITLE
+    if not len(problem.cold.interactions):
         raise DatasetError(
             "this run has no cold items: train one with --data.cold_items 0.1, which holds out all "
             "interactions of a tenth of the items"
         )
-    cold = _with_features(dataset, recommender.problem.cold)
-    seed = recommender.problem.config.data.seed
-    users = np.asarray(recommender.user_vectors)
+    cold = _with_features(dataset, problem.cold)
+    seed = problem.config.data.seed
+    users = recommender.user_vectors
     vectors = recommender.item_vectors_from_features(features_of(dataset, cold.items))
 
     within = cold.interactions.copy()
     within[:, 1] = np.searchsorted(cold.items, within[:, 1])
-    evaluate = _evaluator(recommender, np.zeros((0, 2), np.int32), within, len(cold.items))
+    nothing = np.zeros((0, 2), np.int32)
+    evaluate = _evaluator(problem, HeldOut(len(users), len(cold.items), nothing, within))
     among_cold = {
-        "MMSSL": evaluate(users, vectors),
-        "content": evaluate(*content_vectors(dataset, cold.items)),
-        "random": evaluate(*random_vectors(seed, len(users), len(vectors))),
+        title: evaluate(Vectors(users, jnp.asarray(vectors))),
+        "content": evaluate(content_vectors(dataset, cold.items)),
+        "random": evaluate(random_vectors(seed, len(users), len(vectors))),
     }
-    items = np.array(recommender.item_vectors)
-    items[cold.items] = vectors
-    evaluate = _evaluator(recommender, dataset.train, cold.interactions, dataset.n_items)
+    items = recommender.item_vectors.at[cold.items].set(vectors)
+    evaluate = _evaluator(
+        problem, HeldOut(len(users), len(items), dataset.train, cold.interactions)
+    )
     among_all = {
-        "MMSSL": evaluate(users, items),
-        "random": evaluate(*random_vectors(seed, len(users), len(items))),
+        title: evaluate(Vectors(users, items)),
+        "random": evaluate(random_vectors(seed, len(users), len(items))),
     }
     return among_cold, among_all
 
 
-def content_vectors(dataset: Dataset, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def content_vectors(dataset: Dataset, items: np.ndarray) -> Vectors:
     """Vectors [U, F], [C, F] whose inner product is the sum over the modalities of the cosine of
     the mean raw feature of those of a user's training items that have one, and an item's own.
 
@@ -64,7 +70,7 @@ def content_vectors(dataset: Dataset, items: np.ndarray) -> tuple[np.ndarray, np
         np.add.at(total, dataset.train[:, 0], raw[dataset.train[:, 1]])
         of_users.append(_unit(total))  # the length does not matter: the sum serves as the mean
         of_items.append(_unit(raw[items]))
-    return np.concatenate(of_users, axis=1), np.concatenate(of_items, axis=1)
+    return Vectors(*(jnp.asarray(np.concatenate(side, axis=1)) for side in (of_users, of_items)))
 
 
 def _with_features(dataset: Dataset, cold: ColdItems) -> ColdItems:
@@ -91,19 +97,6 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.where(norms > 0, norms, 1)
 
 
-def _evaluator(
-    recommender: Recommender, seen: np.ndarray, held_out: np.ndarray, n_items: int
-) -> Evaluator:
-    problem = recommender.problem
-    return make_evaluator(
-        seen,
-        held_out,
-        problem.dataset.n_users,
-        n_items,
-        problem.config.eval.ks,
-        problem.devices,
-        problem.config.parallel.transform,
-        block_users=problem.config.eval.block_users,
-        block_items=problem.config.eval.block_items,
-        precision=problem.config.precision,
-    )
+def _evaluator(problem: Problem, split: HeldOut) -> Evaluator:
+    config = problem.config
+    return make_evaluator(split, Scoring.of(config), problem.devices, config.parallel.transform)

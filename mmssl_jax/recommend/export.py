@@ -3,15 +3,14 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.recommend.recommender import Recommender
+from mmssl_jax.recommend.recommender import Filter, Recommender
 
 COLUMNS = ("user", "rank", "item", "score")
-Filter = Literal["train", "train_validation", "all"]
 LISTS, EMBEDDINGS = (".csv", ".parquet"), (".npz", ".parquet")
 
 
@@ -30,30 +29,25 @@ def export_lists(
     file: Path,
     k: int = 20,
     users: int = 4096,
-    leave_out: Filter = "train",
+    filter: Filter = "train",
 ) -> int:
     """Writes the k best items of every user, without those that they have; returns the rows.
 
     file: CSV or Parquet with columns user, rank (from 1), item, score, written `users` at a time.
-    leave_out: the interactions whose items a user's list may not hold; "all" are those of every
-    split, and of the run's cold items.
+    filter: what a user's list leaves out, as `Recommender` explains.
     Raises DatasetError for another kind of file, or for Parquet without polars.
     """
     check_suffix(file, LISTS)
-    ids = recommender.dataset.user_ids
-    blocks = (
-        _block(recommender, ids[i : i + users], k, leave_out) for i in range(0, len(ids), users)
-    )
+    ids = recommender.user_ids
+    blocks = (_block(recommender, ids[i : i + users], k, filter) for i in range(0, len(ids), users))
     return _write_csv(file, blocks) if file.suffix == ".csv" else _write_parquet(file, blocks)
 
 
 def _block(
-    recommender: Recommender, users: np.ndarray, k: int, leave_out: Filter
+    recommender: Recommender, users: np.ndarray, k: int, filter: Filter
 ) -> dict[str, np.ndarray]:
     """The columns of some users' lists, without padding."""
-    items, scores = recommender.recommend(
-        users, k, filter_validation=leave_out != "train", filter_all=leave_out == "all"
-    )
+    items, scores = recommender.recommend(users, k, filter)
     kept = np.isfinite(scores)
     columns = (
         np.broadcast_to(users[:, None], items.shape),
@@ -102,8 +96,7 @@ def export_embeddings(recommender: Recommender, file: Path) -> int:
     Raises DatasetError for another kind of file, or for Parquet without polars.
     """
     check_suffix(file, EMBEDDINGS)
-    dataset = recommender.dataset
-    ids = {"user": dataset.user_ids, "item": dataset.item_ids}
+    ids = {"user": recommender.user_ids, "item": recommender.item_ids}
     vectors = {
         "user": np.asarray(recommender.user_vectors),
         "item": np.asarray(recommender.item_vectors),

@@ -1,29 +1,44 @@
-"""Recommendations of a trained run, in the raw ids of its dataset."""
+"""Recommendations of a trained method, in the raw ids of its dataset."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from mmssl_jax.checkpoint import Which
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.graph.rows import most_batch_edges
-from mmssl_jax.model.norms import unit_rows
+from mmssl_jax.method import Knowledge, Vectors
+from mmssl_jax.methods import METHODS
+from mmssl_jax.norms import unit_rows
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.recommend.catalogue import Catalogue, NewItems, extended
-from mmssl_jax.recommend.features import Features, checked_features, features_of, has_any
+from mmssl_jax.recommend.contents import Contents, contents_of, read_contents, write_contents
+from mmssl_jax.recommend.features import Features, checked_features
 from mmssl_jax.recommend.ids import Ids, index_of_ids, positions, raw_ids
-from mmssl_jax.recommend.new_items import new_item_vectors
-from mmssl_jax.recommend.new_users import new_user_vectors
-from mmssl_jax.recommend.rank import Pairs, pad_pairs, rank, select
-from mmssl_jax.recommend.trained import encode, trained_model
-from mmssl_jax.training.problem import Problem
+from mmssl_jax.recommend.rank import (
+    Blocks,
+    Lists,
+    Pairs,
+    pad_pairs,
+    rank_by_weights,
+    rank_vectors,
+    select,
+)
 from mmssl_jax.training.restore import restore_run
-from mmssl_jax.training.state import TrainState
 
 Ranking = tuple[np.ndarray, np.ndarray]
+Filter = Literal["none", "train", "train_validation", "all"]
+LEFT_OUT: dict[Filter, tuple[str, ...]] = {
+    "none": (),
+    "train": ("train",),
+    "train_validation": ("train", "validation"),
+    "all": ("train", "validation", "rest"),
+}
 
 
 class Recommender:
@@ -32,36 +47,44 @@ class Recommender:
     Ids are given as any iterable but a string: a list, an array, a Series, a set.
     Lists are arrays `(ids, scores)`, both [n, k], best first. Where fewer than k candidates are
     left, the end of a list is padded with score -inf and id -1 ("" where ids are strings).
-    Scores are inner products, or cosines where the method says so, at the run's own `precision`,
+    Scores are the method's own, or cosines where a function says so, at the run's own `precision`,
     as evaluation forms them. Queries are ranked `block` at a time: shorter requests are padded, so
-    that a method compiles once for a k (and a number of new items), and once more for each doubling
-    of the items that a block has seen, beyond what the dataset's interactions need.
-    Unknown ids raise DatasetError.
+    that a function compiles once for a k (and a number of new items), and once more for each
+    doubling of the items that a block has seen, beyond what the dataset's interactions need.
+
+    `filter` says what a user's list leaves out: "train" the training items; "train_validation"
+    those of validation too; "all" everything that the user is known to have: test items as well,
+    and those that `data.cold_items` held out; "none" nothing.
+    Unknown ids raise DatasetError, and so does what the method cannot do.
     """
 
-    def __init__(self, problem: Problem, state: TrainState, block: int = 256) -> None:
-        self.problem, self.dataset, self.block = problem, problem.dataset, block
-        config, dataset, k = problem.config, problem.dataset, problem.sizes.k
-        self.trained = trained_model(problem, state)
-        self.user_vectors = self.trained.embeddings.user
-        self.item_vectors = self.trained.embeddings.item
-        self._user_index = index_of_ids(dataset.user_ids)
-        self._items = Catalogue(dataset.item_ids, index_of_ids(dataset.item_ids), self.item_vectors)
-        everything = [*dataset.splits.values(), problem.cold.interactions]
-        self._train, self._validation, self._all = (
-            _items_by_user(edges, dataset.n_users)
-            for edges in (dataset.train, dataset.validation, np.concatenate(everything))
-        )
-        degree = np.diff(self._all.start)
-        self._least_pairs = most_batch_edges(
-            degree, min(block, int(np.count_nonzero(degree))), 1, False
-        )
-        self._of_new_users = jax.jit(
-            in_float32(lambda trained, rows, like: new_user_vectors(trained, rows, like, config, k))
-        )
-        self._of_new_items = jax.jit(
-            in_float32(lambda trained, encoded: new_item_vectors(trained, encoded, config))
-        )
+    def __init__(self, contents: Contents, block: int = 256) -> None:
+        self.contents = contents
+        self.config, self.scorer = contents.config, jax.tree.map(jnp.asarray, contents.scorer)
+        self.user_ids, self.item_ids = contents.user_ids, contents.item_ids
+        self._user_index = index_of_ids(contents.user_ids)
+        is_vectors, n_items = isinstance(self.scorer, Vectors), len(contents.item_ids)
+        vectors = self.scorer.items if is_vectors else jnp.zeros((n_items, 0))
+        self._items = Catalogue(contents.item_ids, index_of_ids(contents.item_ids), vectors)
+        n_users = len(contents.user_ids)
+        self._seen = {
+            name: _items_by_user(np.concatenate([contents.seen[part] for part in parts]), n_users)
+            for name, parts in LEFT_OUT.items()
+            if parts
+        }
+        degree = np.diff(self._seen["all"].start)
+        at_once = min(block, int(np.count_nonzero(degree)))
+        least_pairs = most_batch_edges(degree, at_once, 1, False)
+        self._blocks = Blocks(block, least_pairs, contents.config.precision)
+        inductive = METHODS[contents.config.method].INDUCTIVE
+        if inductive is not None:
+            config = contents.config
+            self._of_new_users = jax.jit(
+                in_float32(lambda known, rows: inductive.user_vectors(config, known, rows))
+            )
+            self._of_new_items = jax.jit(
+                in_float32(lambda known, *raw: inductive.item_vectors(config, known, *raw))
+            )
 
     @classmethod
     def from_run(
@@ -83,108 +106,135 @@ class Recommender:
           block: queries ranked at once; a block takes 4 * block * items bytes.
         Raises RunError, DatasetError or CheckpointError for a run that cannot be restored.
         """
-        return cls(*restore_run(Path(run), checkpoint, data_path, devices, dataset), block=block)
+        restored = restore_run(Path(run), checkpoint, data_path, devices, dataset)
+        return cls(contents_of(*restored), block)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a new folder that `load` reads anywhere, without the dataset or the run.
+
+        Raises DatasetError where something is in its place.
+        """
+        write_contents(self.contents, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, block: int = 256) -> "Recommender":
+        """Reads what `save` wrote. Raises DatasetError for any other folder."""
+        return cls(read_contents(Path(folder)), block)
+
+    @property
+    def user_vectors(self) -> Float[Array, "U D"]:
+        """Vectors of all users, in the order of `user_ids`."""
+        return self._vectors().users
+
+    @property
+    def item_vectors(self) -> Float[Array, "I D"]:
+        """Vectors of all items, in the order of `item_ids`."""
+        return self._vectors().items
 
     def recommend(
         self,
         users: Ids,
         k: int = 20,
-        filter_seen: bool = True,
+        filter: Filter = "train",
         items: Ids | None = None,
         exclude: Ids | None = None,
-        filter_validation: bool = False,
-        filter_all: bool = False,
         cold: NewItems | None = None,
     ) -> Ranking:
         """The k best items of each user.
 
         Args:
-          filter_seen: leaves out the user's training items.
+          filter: what a list leaves out, as above.
           items: the candidates; None for all items, those of `cold` included.
           exclude: items that are no candidates.
-          filter_validation: leaves out the user's validation items as well.
-          filter_all: leaves out all items that the user is known to have: those of training,
-            validation and test, and those that `data.cold_items` held out of them.
           cold: items to be ranked with the others by their features alone.
         """
         rows = positions(users, self._user_index, "user")
-        nothing = [np.zeros(0, np.int32)] * len(rows)
-        if filter_all:
-            seen = select(self._all, rows)
-        else:
-            train = select(self._train, rows) if filter_seen else nothing
-            validation = select(self._validation, rows) if filter_validation else nothing
-            seen = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
+        seen = self._seen_by(rows, filter)
         catalogue = self._with(cold)
-        return self._rank_items(self.user_vectors[rows], catalogue, seen, k, items, exclude)
-
-    def similar_items(
-        self, queries: Ids, k: int = 20, items: Ids | None = None, exclude: Ids | None = None
-    ) -> Ranking:
-        """The k items of the largest cosine of final embeddings, the item itself left out.
-
-        Args:
-          queries: the items asked about.
-          items, exclude: as for `recommend`.
-        """
-        rows = positions(queries, self._items.position_of, "item")
-        catalogue = self._items._replace(vectors=unit_rows(self.item_vectors))
-        own = list(rows[:, None])
-        return self._rank_items(catalogue.vectors[rows], catalogue, own, k, items, exclude)
+        left_out = self._left_out(catalogue, items, exclude)
+        if isinstance(self.scorer, Vectors):
+            queries = self.scorer.users[rows]
+            ranked = rank_vectors(queries, catalogue.vectors, left_out, seen, k, self._blocks)
+            return self._ids(ranked, catalogue)
+        histories = select(self._seen["train"], rows)
+        return self._by_weights(histories, left_out, seen, k)
 
     def recommend_for_items(
         self,
         item_lists: Iterable[Ids],
         k: int = 20,
-        filter_seen: bool = True,
+        filter: Filter = "all",
         items: Ids | None = None,
         exclude: Ids | None = None,
         cold: NewItems | None = None,
     ) -> Ranking:
         """The k best items of users who are known by a list of items alone.
 
-        Their vectors are those of `user_vectors_from_items`. filter_seen: leaves out their items.
-        items, exclude, cold: as for `recommend`.
+        Args:
+          filter: "none" leaves the items of a list in; any other leaves them out, since they are
+            all that is known.
+          items, exclude, cold: as for `recommend`.
         """
         lists = self._positions_of_lists(item_lists)
-        seen = lists if filter_seen else [np.zeros(0, np.int32)] * len(lists)
+        _check_filter(filter)
+        seen = [np.zeros(0, np.int32)] * len(lists) if filter == "none" else lists
         catalogue = self._with(cold)
-        return self._rank_items(self._vectors_of_lists(lists), catalogue, seen, k, items, exclude)
+        left_out = self._left_out(catalogue, items, exclude)
+        if not isinstance(self.scorer, Vectors):
+            return self._by_weights(lists, left_out, seen, k)
+        queries = self._vectors_of_lists(lists)
+        ranked = rank_vectors(queries, catalogue.vectors, left_out, seen, k, self._blocks)
+        return self._ids(ranked, catalogue)
+
+    def similar_items(
+        self, queries: Ids, k: int = 20, items: Ids | None = None, exclude: Ids | None = None
+    ) -> Ranking:
+        """The k items of the largest cosine of vectors, or of the largest weights; not the item
+        itself.
+
+        Args:
+          queries: the items asked about.
+          items, exclude: as for `recommend`.
+        """
+        rows = positions(queries, self._items.position_of, "item")
+        own, left_out = list(rows[:, None]), self._left_out(self._items, items, exclude)
+        if not isinstance(self.scorer, Vectors):
+            return self._by_weights(own, left_out, own, k)
+        unit = unit_rows(self.scorer.items)
+        ranked = rank_vectors(unit[rows], unit, left_out, own, k, self._blocks)
+        return self._ids(ranked, self._items)
 
     def user_vectors_from_items(self, item_lists: Iterable[Ids]) -> np.ndarray:
-        """float32 [n, D]: vectors of users known by a list of items; see `recommend.new_users`.
+        """float32 [n, D]: vectors of users known by a list of items, as the method makes them.
 
         An item counts once in a list. Raises DatasetError for an empty list.
         """
         return np.asarray(self._vectors_of_lists(self._positions_of_lists(item_lists)))
 
     def item_vectors_from_features(self, features: Features) -> np.ndarray:
-        """float32 [n, D]: vectors of items known by raw features alone; see `recommend.new_items`.
+        """float32 [n, D]: vectors of items known by raw features alone, as the method makes them.
 
         features: {modality: [n, F]}, row i being item i. A modality that no item has is left out;
         a row of NaN says that this item lacks it. Raises DatasetError for other modalities or
         shapes, numbers that are not finite, and an item without any modality.
         """
-        widths = {m: x.shape[1] for m, x in self.dataset.features.items()}
-        raw, present = checked_features(features, widths)
+        known, size = self._knowledge("items known by features"), self._blocks.size
+        raw, present = checked_features(features, self.contents.widths)
         n = len(next(iter(raw.values())))
         vectors = np.zeros((n, self.item_vectors.shape[1]), np.float32)
-        for first in range(0, n, self.block):
-            rows, has = (_block_of(each, first, self.block) for each in (raw, present))
-            encoded = encode(self.trained.generator, rows, self.problem.config, has)
-            last = min(first + self.block, n)
-            vectors[first:last] = self._of_new_items(self.trained, encoded)[: last - first]
+        for first in range(0, n, size):
+            rows, has = (_block_of(each, first, size) for each in (raw, present))
+            last = min(first + size, n)
+            vectors[first:last] = self._of_new_items(known, rows, has)[: last - first]
         return vectors
 
     def untrained_items(self) -> NewItems:
         """The dataset's items without a training interaction, with the features that they have.
 
-        No positive of their own has trained their ID embeddings; `recommend(users, cold=...)` ranks
-        them by their features instead. Those without any modality are not among them.
+        No positive of their own has trained their vectors; `recommend(users, cold=...)` ranks them
+        by their features instead. Those without any modality are not among them.
         """
-        degree = np.bincount(self.dataset.train[:, 1], minlength=self.dataset.n_items)
-        items = np.flatnonzero((degree == 0) & has_any(self.dataset))
-        return NewItems(self.dataset.item_ids[items], features_of(self.dataset, items))
+        return self.contents.untrained
 
     def recommend_cold(self, features: Features, k: int = 20) -> Ranking:
         """The k users for whom items known by their features alone score highest.
@@ -192,13 +242,9 @@ class Recommender:
         features: as for `item_vectors_from_features`.
         """
         vectors = jnp.asarray(self.item_vectors_from_features(features))
-        nobody = np.zeros(self.dataset.n_users, bool)
-        nothing = [np.zeros(0, np.int32)] * len(vectors)
-        precision = self.problem.config.precision
-        scores, rows = rank(
-            vectors, self.user_vectors, nobody, nothing, k, self.block, precision=precision
-        )
-        return raw_ids(rows, self.dataset.user_ids), scores
+        nobody, nothing = np.zeros(len(self.user_ids), bool), [np.zeros(0, np.int32)] * len(vectors)
+        scores, rows = rank_vectors(vectors, self.user_vectors, nobody, nothing, k, self._blocks)
+        return raw_ids(rows, self.user_ids), scores
 
     def similar_to_cold(
         self,
@@ -211,10 +257,35 @@ class Recommender:
 
         features: as for `item_vectors_from_features`. items, exclude: as for `recommend`.
         """
-        vectors = jnp.asarray(self.item_vectors_from_features(features))
-        nothing = [np.zeros(0, np.int32)] * len(vectors)
-        catalogue = self._items._replace(vectors=unit_rows(self.item_vectors))
-        return self._rank_items(unit_rows(vectors), catalogue, nothing, k, items, exclude)
+        queries = unit_rows(jnp.asarray(self.item_vectors_from_features(features)))
+        left_out = self._left_out(self._items, items, exclude)
+        nothing = [np.zeros(0, np.int32)] * len(queries)
+        catalogue = unit_rows(self.item_vectors)
+        ranked = rank_vectors(queries, catalogue, left_out, nothing, k, self._blocks)
+        return self._ids(ranked, self._items)
+
+    def _vectors(self) -> Vectors:
+        if not isinstance(self.scorer, Vectors):
+            raise DatasetError(
+                f"{self._title()} ranks by weights between items: it has no vectors of users or "
+                "items to export, compare or search"
+            )
+        return self.scorer
+
+    def _title(self) -> str:
+        return METHODS[self.config.method].TITLE
+
+    def _knowledge(self, whose: str) -> Knowledge:
+        self._vectors()
+        if self.contents.knowledge is None:
+            raise DatasetError(f"{self._title()} makes no vectors of {whose}")
+        return self.contents.knowledge
+
+    def _seen_by(self, rows: np.ndarray, filter: Filter) -> list[np.ndarray]:
+        _check_filter(filter)
+        if filter == "none":
+            return [np.zeros(0, np.int32)] * len(rows)
+        return select(self._seen[filter], rows)
 
     def _with(self, cold: NewItems | None) -> Catalogue:
         if cold is None:
@@ -222,31 +293,23 @@ class Recommender:
         vectors = self.item_vectors_from_features(cold.features)
         return extended(self._items, cold.ids, vectors)
 
-    def _rank_items(
-        self,
-        queries: jax.Array,
-        catalogue: Catalogue,
-        seen: list[np.ndarray],
-        k: int,
-        items: Ids | None = None,
-        exclude: Ids | None = None,
-    ) -> Ranking:
+    def _left_out(self, catalogue: Catalogue, items: Ids | None, exclude: Ids | None) -> np.ndarray:
         left_out = np.zeros(len(catalogue.ids), bool)
         if items is not None:
             left_out[:] = True
             left_out[positions(items, catalogue.position_of, "item")] = False
         if exclude is not None:
             left_out[positions(exclude, catalogue.position_of, "item")] = True
-        scores, rows = rank(
-            queries,
-            catalogue.vectors,
-            left_out,
-            seen,
-            k,
-            self.block,
-            self._least_pairs,
-            self.problem.config.precision,
-        )
+        return left_out
+
+    def _by_weights(
+        self, histories: list[np.ndarray], left_out: np.ndarray, seen: list[np.ndarray], k: int
+    ) -> Ranking:
+        ranked = rank_by_weights(self.scorer, histories, left_out, seen, k, self._blocks)
+        return self._ids(ranked, self._items)
+
+    def _ids(self, ranked: Lists, catalogue: Catalogue) -> Ranking:
+        scores, rows = ranked
         return raw_ids(rows, catalogue.ids), scores
 
     def _positions_of_lists(self, item_lists: Iterable[Ids]) -> list[np.ndarray]:
@@ -262,12 +325,16 @@ class Recommender:
         return lists
 
     def _vectors_of_lists(self, lists: list[np.ndarray]) -> jax.Array:
-        like, vectors = jnp.zeros(self.block), []
-        for first in range(0, len(lists), self.block):
-            part = lists[first : first + self.block]
-            rows = pad_pairs(part, self.block, self._least_pairs)
-            vectors.append(self._of_new_users(self.trained, rows, like)[: len(part)])
+        known, size, vectors = self._knowledge("users known by items"), self._blocks.size, []
+        for first in range(0, len(lists), size):
+            part = lists[first : first + size]
+            vectors.append(self._of_new_users(known, pad_pairs(part, self._blocks))[: len(part)])
         return jnp.concatenate(vectors) if vectors else self.user_vectors[:0]
+
+
+def _check_filter(filter: str) -> None:
+    if filter not in LEFT_OUT:
+        raise DatasetError(f"filter is {filter!r}, expected one of {', '.join(LEFT_OUT)}")
 
 
 def _block_of(by_modality: dict[str, np.ndarray], first: int, size: int) -> dict[str, jax.Array]:

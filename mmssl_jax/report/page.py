@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl_jax.config import Config, flatten
+from mmssl_jax.config import flatten
+from mmssl_jax.records.log import write_text
 from mmssl_jax.report import html, panels
 from mmssl_jax.report.html import Marked
 from mmssl_jax.report.plots import require_matplotlib
 from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run, load_runs
 from mmssl_jax.report.sections import analysis_sections
-from mmssl_jax.reporting.log import write_text
 from mmssl_jax.training.epochs import RunError
 
 RESULT = (
@@ -113,7 +113,7 @@ def training(runs: Sequence[Run]) -> str:
     groups = {
         "Validation": panels.validation_panels(runs),
         "Losses": panels.loss_panels(runs),
-        "The adversarial game": panels.game_panels(runs),
+        **panels.curve_panels(runs),
     }
     if not any(groups.values()):
         return html.paragraph("No epoch has ended yet.")
@@ -124,10 +124,13 @@ def training(runs: Sequence[Run]) -> str:
 
 def settings(runs: Sequence[Run]) -> str:
     """Every setting of every run; those that are not the default or differ are marked."""
-    defaults, flat = flatten(Config()), [flatten(run.config) for run in runs]
+    flat = [flatten(run.config) for run in runs]
+    defaults: dict[str, Any] = {}
+    for run in runs:
+        defaults |= flatten(type(run.config)())
     changed, others = [], []
     for key, default in defaults.items():
-        values = [each[key] for each in flat]
+        values = [each.get(key) for each in flat]
         differ = any(value != values[0] for value in values)
         if differ or values[0] != default:
             note = "differs between the runs" if differ else "not the default"

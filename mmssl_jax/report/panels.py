@@ -6,10 +6,7 @@ from typing import Any
 from mmssl_jax.report.plots import Panel, Series, bar_panel, line_panel, map_panel
 from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run
 
-# Drawn with the game, the other losses by themselves.
-SCORES = ("score_real", "score_fake")
-GAME = ("critic_loss", "gradient_penalty", "adversarial")
-NOT_LOSSES = ("epoch", "step", "seconds", *SCORES, *GAME)
+NOT_LOSSES = ("epoch", "step", "seconds")
 CURVES = ("recall", "ndcg", "precision", "hit_ratio")
 
 
@@ -25,23 +22,32 @@ def validation_panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def loss_panels(runs: Sequence[Run]) -> list[Panel]:
-    """Every loss by epoch, but for those of the game."""
+    """Every figure by epoch, but for those that their method shows under a heading of their own."""
+    apart = {
+        name
+        for run in runs
+        for curves in run.curves
+        for _, names in curves.panels
+        for name in names
+    }
     names = dict.fromkeys(
         name
         for run in runs
         for record in run.records
         for name in record
-        if name not in NOT_LOSSES and "/" not in name
+        if name not in (*NOT_LOSSES, *apart) and "/" not in name
     )
     return [panel for name in names for panel in epoch_panels(runs, [name], name)]
 
 
-def game_panels(runs: Sequence[Run]) -> list[Panel]:
-    """The critic's scores of real and generated rows, its losses and gradient penalty."""
-    panels = epoch_panels(runs, SCORES, "Critic scores")
-    for name in GAME:
-        panels += epoch_panels(runs, [name], name)
-    return panels
+def curve_panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
+    """The figures that the runs' methods show under headings of their own."""
+    groups: dict[str, list[Panel]] = {}
+    for curves in dict.fromkeys(curves for run in runs for curves in run.curves):
+        panels = groups.setdefault(curves.heading, [])
+        for title, names in curves.panels:
+            panels += epoch_panels(runs, names, title)
+    return groups
 
 
 def epoch_panels(runs: Sequence[Run], names: Sequence[str], title: str) -> list[Panel]:

@@ -11,11 +11,16 @@ import numpy as np
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.compilation import compiler_options
 from mmssl_jax.config import Config
-from mmssl_jax.model.mmssl import Embeddings
+from mmssl_jax.method import Curves, Inspectable, Scorer, Views
+from mmssl_jax.methods import METHODS
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
+from mmssl_jax.ranking.evaluate import HeldOut
+from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
+from mmssl_jax.recommend.contents import contents_of
+from mmssl_jax.records.log import read_records
 from mmssl_jax.report.analysis import (
     concentration,
     found_by_popularity,
@@ -29,25 +34,22 @@ from mmssl_jax.report.analysis import (
 )
 from mmssl_jax.report.lists import rank_lists
 from mmssl_jax.report.samples import sample_recommendations, sample_rows
-from mmssl_jax.reporting.log import read_records
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.epochs import RunError
-from mmssl_jax.training.problem import Problem
+from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
 from mmssl_jax.training.restore import restore_run
-from mmssl_jax.training.state import TrainState
-from mmssl_jax.training.step import forward
 
 MOST_MAPPED = 3000  # items of a map; more would only overlap
 SAMPLE_LENGTH = 10
-MODEL, POPULARITY, RANDOM = "MMSSL", "popularity", "random"
+MODEL, POPULARITY, RANDOM = "model", "popularity", "random"
 
 
 class Run(NamedTuple):
     """What a page says of one run; every dict holds plain values or NumPy arrays.
 
     number: its place on the page, from 0, which gives its colour. finished: whether the run came to
-    its end. analysis: of the best epoch so far (`analyse`), None if there is no checkpoint, and
-    then `why_not` says so.
+    its end. curves: figures that its method shows under headings of their own. analysis: of the
+    best epoch so far (`analyse`), None if there is no checkpoint, and then `why_not` says so.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Run(NamedTuple):
     environment: dict[str, Any]
     records: list[dict[str, Any]]
     finished: bool
+    curves: tuple[Curves, ...]
     analysis: dict[str, Any] | None
     why_not: str
 
@@ -81,6 +84,8 @@ def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Ru
             raise RunError(f"{path / name} is missing: {path} is not the directory of a run")
     log, environment = path / "metrics.jsonl", path / "environment.json"
     analysis, why_not = None, ""
+    config = read_config(path / "config.yaml")
+    method = METHODS[config.method]
     try:
         analysis = analyse(*restore_run(path, "best", data_path, devices=1))
     except CheckpointError as error:
@@ -88,28 +93,26 @@ def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Ru
     return Run(
         number=number,
         label=label,
-        config=read_config(path / "config.yaml"),
+        config=config,
         dataset=json.loads((path / "dataset.json").read_text()),
         environment=json.loads(environment.read_text()) if environment.is_file() else {},
         records=read_records(log) if log.is_file() else [],
         finished=(path / "result.json").is_file(),
+        curves=getattr(method, "CURVES", ()),
         analysis=analysis,
         why_not=why_not,
     )
 
 
-def all_embeddings(problem: Problem, state: TrainState) -> Embeddings:
-    """All embeddings of a state in evaluation mode."""
-    compiled = jax.jit(
-        in_float32(
-            lambda generator, learned, inputs: forward(
-                generator, learned, inputs, problem.config, problem.sizes, None
-            )
-        ),
-        compiler_options=compiler_options(problem.devices[0].platform),
-    )
-    embeddings: Embeddings = compiled(state.generator, state.learned, problem.inputs)
-    return embeddings
+def views_of(problem: Problem, state: TrainState) -> Views:
+    """What the method shows of a state; nothing where it shows none."""
+    method = problem.method
+    if not isinstance(method, Inspectable):
+        return Views(weights={}, maps={})
+    options = compiler_options(problem.devices[0].platform)
+    compiled = jax.jit(in_float32(method.views), compiler_options=options)
+    views: Views = compiled(state.method, problem.inputs)
+    return views
 
 
 def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
@@ -123,22 +126,22 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
     dataset, config = problem.dataset, problem.config
     split = "test" if len(dataset.test) else "validation"
     held_out = dataset.splits[split]
-    seen = dataset.train
-    if split == "test" and config.eval.mask == "train_validation":
-        seen = np.concatenate([seen, dataset.validation])
+    masks_validation = split == "test" and config.eval.mask == "train_validation"
+    also_seen = dataset.validation if masks_validation else None
     ks, k = sorted(set(config.eval.ks)), int(config.train.monitor.split("@")[1])
     length = min(max(*ks, SAMPLE_LENGTH), dataset.n_items)
 
-    embeddings = all_embeddings(problem, state)
+    views = views_of(problem, state)
     size = dataset.n_users, dataset.n_items
-    rankings = {
-        MODEL: (embeddings.user, embeddings.item),
+    rankings: dict[str, Scorer] = {
+        MODEL: compile_embedding(problem)(state),
         POPULARITY: popularity_vectors(dataset.train, *size),
         RANDOM: random_vectors(config.train.seed, *size),
     }
+    pairs = HeldOut(*size, dataset.train, held_out, also_seen)
     lists = {
-        name: rank_lists(vectors, seen, held_out, length, config.eval.block_users, config.precision)
-        for name, vectors in rankings.items()
+        name: rank_lists(scorer, pairs, length, Scoring.of(config))
+        for name, scorer in rankings.items()
     }
     item_degrees = np.bincount(dataset.train[:, 1], minlength=dataset.n_items)
     user_degrees = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
@@ -169,8 +172,9 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
             },
         },
         "missing": {name: dataset.missing_rate(name) for name in dataset.modalities},
-        "weights": modality_weights(embeddings, dataset.modalities),
-        **item_maps(embeddings, item_degrees),
+        "weights": modality_weights(views),
+        "note": problem.method.note if isinstance(problem.method, Inspectable) else "",
+        **item_maps(views, item_degrees),
         "samples": sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),
         "cold": cold_items(problem, state),
     }
@@ -179,26 +183,22 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
 def cold_items(problem: Problem, state: TrainState) -> dict[str, dict[str, dict[str, float]]]:
     """Metrics by ranking of the items held out by `data.cold_items`, among themselves and among
     all items; empty where none were."""
-    if not len(problem.cold.interactions):
+    if not len(problem.cold.interactions) or problem.method.INDUCTIVE is None:
         return {}
-    among_cold, among_all = evaluate_cold_items(Recommender(problem, state))
+    among_cold, among_all = evaluate_cold_items(problem, Recommender(contents_of(problem, state)))
     return {"among cold items": among_cold, "among all items": among_all}
 
 
-def modality_weights(embeddings: Embeddings, modalities: Sequence[str]) -> dict[str, Any]:
-    """Distribution of the attention's weights, {"users": ..., "items": ...}."""
-    sides = {
-        "users": embeddings.modality_weight_user,
-        "items": embeddings.modality_weight_item,
-    }
+def modality_weights(views: Views) -> dict[str, Any]:
+    """Distribution of the modalities' weights, {"users": ..., "items": ...}."""
     return {
-        side: weight_distribution(np.asarray(weights), modalities)
-        for side, weights in sides.items()
+        side: weight_distribution(np.stack(list(by_modality.values())), list(by_modality))
+        for side, by_modality in views.weights.items()
     }
 
 
-def item_maps(embeddings: Embeddings, item_degrees: np.ndarray) -> dict[str, Any]:
-    """Maps of each modality's item features and of the final item embeddings.
+def item_maps(views: Views, item_degrees: np.ndarray) -> dict[str, Any]:
+    """Maps of the vectors of items that the method shows.
 
     Returns {"maps": {name: principal_map}, "map_popularity": training interactions of the mapped
     items}, the same MOST_MAPPED items in every map.
@@ -207,9 +207,5 @@ def item_maps(embeddings: Embeddings, item_degrees: np.ndarray) -> dict[str, Any
     chosen = np.arange(n_items)
     if n_items > MOST_MAPPED:
         chosen = np.sort(np.random.default_rng(0).choice(n_items, MOST_MAPPED, replace=False))
-    named = {f"feature: {m}": x for m, x in embeddings.feature_item.items()}
-    maps = {
-        name: principal_map(np.asarray(x)[chosen])
-        for name, x in (named | {"final embedding": embeddings.item}).items()
-    }
+    maps = {name: principal_map(np.asarray(x)[chosen]) for name, x in views.maps.items()}
     return {"maps": maps, "map_popularity": item_degrees[chosen]}

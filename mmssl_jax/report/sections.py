@@ -30,13 +30,10 @@ COVERAGE = (
     "themselves: lists with higher numbers amplify popularity."
 )
 WEIGHTS = (
-    "The weight that the cross-modal attention gives each modality's ID embedding, mean over heads "
-    "and queries. Nodes without learned edges weigh all modalities alike."
+    "The weight that the method gives each modality. Nodes of which nothing is known weigh all "
+    "modalities alike."
 )
-MAPS = (
-    "Items by the first two principal components: of each modality's encoded and propagated "
-    "features, and of the embedding that ranks."
-)
+MAPS = "Items by the first two principal components of the vectors that the method has for them."
 COLD = (
     "Items that data.cold_items held out of training, ranked by their features alone for the users "
     "who had interactions with them: among themselves, where chance is the measure, and among all "
@@ -47,7 +44,6 @@ SAMPLES = (
     "One user drawn at random from each activity group, in the dataset's own ids. Held-out items "
     "in the list are marked as hits, those of the split that this page analyses."
 )
-ALL_ALIKE = "With model.attention_values queries all modalities weigh alike, by construction."
 
 
 def analysis_sections(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -59,10 +55,12 @@ def analysis_sections(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("Coverage and popularity bias", COVERAGE, coverage_section),
     ]
     single: list[tuple[str, str, Callable[[Run], str]]] = [
-        ("Modality weights", WEIGHTS, weight_section),
-        ("Item embeddings", MAPS, map_section),
         ("Sample recommendations", SAMPLES, samples_section),
     ]
+    if any(_analysis(run)["maps"] for run in runs):
+        single.insert(0, ("Item embeddings", MAPS, map_section))
+    if any(_analysis(run)["weights"] for run in runs):
+        single.insert(0, ("Modality weights", WEIGHTS, weight_section))
     if any(_analysis(run)["cold"] for run in runs):
         single.insert(0, ("Cold items", COLD, cold_section))
     sections = [(name, html.paragraph(t) + by_data(runs, make)) for name, t, make in groups]
@@ -153,8 +151,8 @@ def weight_section(run: Run) -> str:
     pictures = panels.weight_panels(run)
     if not pictures:
         return html.paragraph("There is one modality, so its weight is 1 everywhere.")
-    by_construction = run.config.model.attention_values == "queries"
-    note = html.paragraph(ALL_ALIKE) if by_construction else ""
+    said = _analysis(run)["note"]
+    note = html.paragraph(said) if said else ""
     return note + html.panels(pictures)
 
 

@@ -8,17 +8,18 @@ from tqdm import tqdm
 
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.reporting.log import write_json, write_text
+from mmssl_jax.data.load import load_dataset
+from mmssl_jax.method import BASE, Variant
+from mmssl_jax.records.log import write_json, write_text
 from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
-from mmssl_jax.study.variants import BASE, StudyName, Variant, configure, study_variants
+from mmssl_jax.study.variants import configure, study_variants
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.loop import dataset_differences, dataset_record, fit
-from mmssl_jax.training.problem import load_dataset
 
 
 def run_study(
-    study: StudyName,
+    study: str,
     base: Config,
     out: Path,
     seeds: tuple[int, ...],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmssl_jax.study.variants import BASE, Variant
+from mmssl_jax.method import BASE, Variant
 
 Results = Mapping[str, Mapping[int, dict[str, Any]]]  # {variant: {seed: result.json}}
 

@@ -1,87 +1,37 @@
 """What a study compares: named changes of a base configuration."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
 
-from mmssl_jax.config import Config, ConfigError, flatten, override
-from mmssl_jax.presets import DEPARTURES, PRESETS
+from mmssl_jax.config import AnyConfig, Config, ConfigError, override
+from mmssl_jax.method import BASE, Studied, Variant
+from mmssl_jax.methods import METHODS
 
-StudyName = Literal["ablations", "departures", "seeds"]
-BASE = "base"
-
-
-class Variant(NamedTuple):
-    """A configuration under a name; `changes` are what sets it apart from the base."""
-
-    name: str
-    what: str
-    changes: dict[str, Any]
+SEEDS = "seeds"
 
 
-NOT_STUDIED = ("critic.hidden", "loss.mask_repeated")
+def study_names(method: str) -> tuple[str, ...]:
+    """The studies of a method: its own, and the base configuration over seeds."""
+    found = METHODS[method]
+    return (*(found.STUDIES if isinstance(found, Studied) else ()), SEEDS)
 
 
-def ablations(modalities: Sequence[str]) -> list[Variant]:
-    """The paper's ablations, and each modality left out in turn where there are several."""
-    variants = [
-        Variant(BASE, "the whole method", {}),
-        Variant("w-o-ASL", "without the adversarial game", {"game.weight": 0.0}),
-        Variant("w-o-CL", "without the contrastive loss", {"loss.contrastive": 0.0}),
-        Variant(
-            "w-o-GT", "real rows as they are, not Gumbel-softened", {"game.real_rows": "observed"}
-        ),
-        Variant(
-            "r-p-GAE", "edge likelihood in place of the game", {"game.kind": "edge_likelihood"}
-        ),
-    ]
-    for left_out in modalities if len(modalities) > 1 else ():
-        kept = tuple(name for name in modalities if name != left_out)
-        variants.append(
-            Variant(f"w-o-{left_out}", f"modality {left_out} left out", {"data.modalities": kept})
-        )
-    return variants
+def study_variants(study: str, base: Config, modalities: Sequence[str]) -> list[Variant]:
+    """The variants of a study; `seeds` has the base alone.
 
-
-def departures() -> list[Variant]:
-    """Each departure of the PyTorch release switched on alone, then all of them together.
-
-    A switch that needs another to be valid brings it along, so `04-edge_users` differs from
-    `11-source` by the tiling alone. Left out are the critic's widths, which cost most and mean
-    least, and row 23, which shows only where a batch holds a user twice.
+    Raises ConfigError for a study that the base's method does not have.
     """
-    # Edges are collected from batches only where they become the graph every T steps, and the
-    # release's tiling is a property of that collection. T = 1 would leave the graph empty after one
-    # step (row 3), so nothing else would show; T = 2 keeps the edges of one batch.
-    batches: dict[str, Any] = {"structure.source": "batches", "structure.every": 2}
-    along = {"structure.source": batches, "structure.edge_users": batches}
-    variants = [Variant(BASE, "the base configuration", {})]
-    together: dict[str, Any] = {}
-    for departure in DEPARTURES:
-        if departure.key in NOT_STUDIED:
-            continue
-        changes = {departure.key: departure.released, **along.get(departure.key, {})}
-        together[departure.key] = departure.released
-        name = f"{departure.row:02d}-{departure.key.split('.')[1]}"
-        variants.append(Variant(name, departure.what, changes))
-    return [*variants, Variant("released", "all of them", together)]
+    names = study_names(base.method)
+    if study not in names:
+        raise ConfigError(
+            f"there is no study {study!r} of {base.method}; there are {', '.join(names)}"
+        )
+    if study == SEEDS:
+        return [Variant(BASE, "the base configuration", {})]
+    method = METHODS[base.method]
+    assert isinstance(method, Studied)
+    return method.STUDIES[study](base, modalities)
 
 
-def study_variants(study: StudyName, base: Config, modalities: Sequence[str]) -> list[Variant]:
-    """The variants of a study; `seeds` has the base alone."""
-    if study == "ablations":
-        return ablations(modalities)
-    if study == "departures":
-        now = flatten(base)
-        changed = [k for k, v in PRESETS["paper"].items() if now[k] != v and k not in NOT_STUDIED]
-        if changed:
-            raise ConfigError(
-                f"the study of departures starts from the paper preset, but {', '.join(changed)} "
-                "differ from it: take these settings out"
-            )
-        return departures()
-    return [Variant(BASE, "the base configuration", {})]
-
-
-def configure(base: Config, variant: Variant, seed: int) -> Config:
+def configure(base: AnyConfig, variant: Variant, seed: int) -> AnyConfig:
     """The configuration of one run of a study."""
     return override(base, {**variant.changes, "train.seed": seed})

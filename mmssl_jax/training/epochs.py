@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 from mmssl_jax.checkpoint import save_checkpoint
 from mmssl_jax.config import Config
-from mmssl_jax.reporting.events import WriteEvents
-from mmssl_jax.reporting.log import append_record, epoch_line
-from mmssl_jax.training.problem import Problem, Programs
-from mmssl_jax.training.state import TrainState
-from mmssl_jax.training.step import Metrics
+from mmssl_jax.method import Metrics
+from mmssl_jax.records.events import WriteEvents
+from mmssl_jax.records.log import append_record, epoch_line
+from mmssl_jax.training.problem import Problem, Programs, TrainState
 
 
 class RunError(RuntimeError):
@@ -93,7 +92,7 @@ def train_epochs(
     state: TrainState,
     progress: Progress,
     outlets: Outlets,
-    on_epoch: EpochHook | None = None,
+    trial: EpochHook | None = None,
 ) -> None:
     """Runs epochs until the run is over, saving `last` after each and `best` after the best.
 
@@ -101,7 +100,7 @@ def train_epochs(
     `state` is used up. Raises DivergedError when a loss or an embedding is no longer finite; the
     checkpoints of the epoch before remain.
     """
-    config, per_epoch = problem.config, problem.sizes.steps_per_epoch
+    config, per_epoch = problem.config, problem.steps_per_epoch
     most_steps = config.train.max_steps or config.train.epochs * per_epoch
     bar = tqdm(
         # Where patience decides, nobody knows the end.
@@ -123,9 +122,18 @@ def train_epochs(
                 # An epoch's time ends when its figures are there, not when the next is dispatched.
                 jax.block_until_ready(waiting.ranking)
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
-                progress = read_epoch(
-                    problem, programs, waiting, progress, seconds, outlets, bar, on_epoch
+                figures = read_figures(problem, programs, waiting, progress.epochs, outlets.run)
+                progress = keep_epoch(problem, waiting, figures, progress, seconds, outlets)
+                bar.update(waiting.n_steps)
+                bar.set_postfix(
+                    {
+                        name: f"{figures.losses[name]:.3f}"
+                        for name in problem.method.WATCHED[:2]
+                        if name in figures.losses
+                    }
                 )
+                if trial is not None:
+                    trial(figures.number, figures.validation)
             waiting = epoch
 
 
@@ -133,32 +141,45 @@ def dispatch_epoch(programs: Programs, state: TrainState, n_steps: int) -> tuple
     """Sends an epoch and its validation to the device; returns before they are done."""
     # No array may come to the host by accident while the device works.
     with jax.transfer_guard_device_to_host("disallow"):
-        state, metrics = programs.run_steps(state, n_steps)
-        vectors = programs.embed(state)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(side)) for side in vectors]))
-        ranking = programs.evaluators["validation"].start(*vectors)
+        state, metrics = programs.run_epoch(state, n_steps)
+        scorer = programs.embed(state)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in scorer]))
+        ranking = programs.evaluators["validation"].start(scorer)
         return state, Epoch(n_steps, programs.copy(state), metrics, finite, ranking)
 
 
-def read_epoch(
+class Figures(NamedTuple):
+    """What an epoch brought: its number, mean losses, and validation metrics."""
+
+    number: int
+    losses: dict[str, float]
+    validation: dict[str, float]
+
+
+def read_figures(
+    problem: Problem, programs: Programs, epoch: Epoch, number: int, run: Path
+) -> Figures:
+    """Waits for an epoch's figures. Raises DivergedError if they are not finite."""
+    losses = {name: float(value) for name, value in jax.device_get(epoch.metrics).items()}
+    advice = ", ".join(problem.method.RATES)
+    check_finite(losses, number, run, advice)
+    check_finite({} if bool(epoch.finite) else {"embeddings": math.nan}, number, run, advice)
+    return Figures(number, losses, programs.evaluators["validation"].finish(epoch.ranking))
+
+
+def keep_epoch(
     problem: Problem,
-    programs: Programs,
     epoch: Epoch,
+    figures: Figures,
     progress: Progress,
     seconds: float,
     outlets: Outlets,
-    bar: tqdm,
-    on_epoch: EpochHook | None,
 ) -> Progress:
-    """Waits for an epoch's figures, logs them, saves its state; returns the progress after it."""
-    config, run, checkpoints = problem.config, outlets.run, outlets.checkpoints
-    losses = {name: float(value) for name, value in jax.device_get(epoch.metrics).items()}
-    number, is_whole = progress.epochs, epoch.n_steps == problem.sizes.steps_per_epoch
-    check_finite(losses, number, run)
-    check_finite({} if bool(epoch.finite) else {"embeddings": math.nan}, number, run)
-    validation = programs.evaluators["validation"].finish(epoch.ranking)
+    """Logs an epoch's figures and saves its state; returns the progress after it."""
+    monitor, checkpoints = problem.config.train.monitor, outlets.checkpoints
+    is_whole = epoch.n_steps == problem.steps_per_epoch
     if is_whole:
-        value = validation[config.train.monitor]
+        value = figures.validation[monitor]
         progress = progress.after(value, progress.steps + epoch.n_steps)
         is_best = progress.misses == 0
     else:
@@ -168,35 +189,31 @@ def read_epoch(
         progress = progress._replace(steps=progress.steps + epoch.n_steps, best_epoch=best_epoch)
         is_best = checkpoints.best.latest_step() is None
     record = {
-        "epoch": number,
+        "epoch": figures.number,
         "step": progress.steps,
         "seconds": round(seconds, 3),
-        **losses,
-        **{f"validation/{name}": figure for name, figure in validation.items()},
+        **figures.losses,
+        **{f"validation/{name}": value for name, value in figures.validation.items()},
     }
-    saved = {"progress": progress._asdict(), "validation": validation}
+    saved = {"progress": progress._asdict(), "validation": figures.validation}
     # The log and `best` are whole before `last` says that this epoch is done; a resumed run cuts
     # the log back to `last`.
-    append_record(run / "metrics.jsonl", record)
+    append_record(outlets.run / "metrics.jsonl", record)
     outlets.write_events(record)
     if is_best:
         save_checkpoint(checkpoints.best, progress.steps, epoch.state, saved)
         checkpoints.best.wait_until_finished()
     if is_whole:
         save_checkpoint(checkpoints.last, progress.steps, epoch.state, saved)
-    outlets.say(epoch_line(record, config.train.monitor, is_best))
-    bar.update(epoch.n_steps)
-    bar.set_postfix(bpr=f"{losses['bpr']:.3f}", loss=f"{losses['generator_loss']:.3f}")
-    if on_epoch is not None:
-        on_epoch(number, validation)
+    outlets.say(epoch_line(record, problem.method.WATCHED, monitor, is_best))
     return progress
 
 
-def check_finite(losses: dict[str, float], epoch: int, run: Path) -> None:
-    """Raises DivergedError when a loss is NaN or infinite."""
+def check_finite(losses: dict[str, float], epoch: int, run: Path, advice: str) -> None:
+    """Raises DivergedError when a loss is NaN or infinite; `advice` names what to lower."""
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
         raise DivergedError(
             f"epoch {epoch}: {', '.join(broken)} not finite; the state before this epoch is kept "
-            f"in {run / 'checkpoints' / 'last'}. Lower optim.lr, optim.critic_lr or game.weight"
+            f"in {run / 'checkpoints' / 'last'}. Lower {advice}"
         )

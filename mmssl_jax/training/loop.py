@@ -1,7 +1,7 @@
 """A run from its start, or from where it stopped, to its result."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from mmssl_jax.checkpoint import (
 )
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
-from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
-from mmssl_jax.reporting.environment import environment
-from mmssl_jax.reporting.events import event_writer, require_tensorboard
-from mmssl_jax.reporting.log import (
+from mmssl_jax.data.load import require_data
+from mmssl_jax.method import Vectors
+from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random_vectors
+from mmssl_jax.records.environment import environment
+from mmssl_jax.records.events import event_writer, require_tensorboard
+from mmssl_jax.records.log import (
     keep_records_until,
     metric_table,
     write_json,
@@ -38,13 +40,11 @@ from mmssl_jax.training.problem import (
     SPLITS,
     Problem,
     Programs,
-    Split,
+    TrainState,
     compile_programs,
     load_problem,
     new_state,
-    require_data,
 )
-from mmssl_jax.training.state import TrainState
 
 # What a run writes up to its settings, with which it begins to exist, whole or in part.
 STARTED = ("environment.json", "dataset.json")
@@ -56,8 +56,7 @@ def fit(
     resume: bool = False,
     dataset: Dataset | None = None,
     quiet: bool = False,
-    on_epoch: EpochHook | None = None,
-    splits: Sequence[Split] = SPLITS,
+    trial: EpochHook | None = None,
 ) -> dict[str, Any]:
     """Trains to the early stop, then evaluates the best epoch on validation and test.
 
@@ -65,8 +64,9 @@ def fit(
       run: the run's directory; new, or with `resume` one that holds a run of the same settings.
       dataset: used instead of reading the configured one.
       quiet: prints nothing and shows no progress bar.
-      on_epoch: called after every epoch; what it raises ends the run without a result.
-      splits: held-out splits to evaluate; validation alone leaves the test split unread.
+      trial: makes the run a trial of a search, which leaves the test split unread. Called after
+        every epoch with its number and validation metrics; what it raises ends the run without a
+        result.
     Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines"}`,
       which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
@@ -76,10 +76,10 @@ def fit(
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
     run = Path(run)
     if resume and dataset is None:
-        require_data(config, run)
+        require_data(config.data, run)
     problem = load_problem(config, dataset)
     say(problem.dataset.summary())
-    programs = compile_programs(problem, splits)
+    programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
     if "validation" not in programs.evaluators:
         raise DatasetError(
             f"{problem.dataset.source} has no validation interactions, which choose the best "
@@ -101,7 +101,7 @@ def fit(
             if not progress.is_over(config):
                 say("training; the first epoch takes longer, since it compiles")
             outlets = Outlets(run, checkpoints, write_events, say, quiet)
-            train_epochs(problem, programs, state, progress, outlets, on_epoch)
+            train_epochs(problem, programs, state, progress, outlets, trial)
         except KeyboardInterrupt:
             say(f"stopped; continue with: python train.py --run {run} --resume")
             raise
@@ -114,7 +114,8 @@ def fit(
         write_events({"step": result["best_step"], **test})
     for split in ("validation", "test"):
         if split in result:
-            rows = {"MMSSL": result[split], **(result["baselines"] if split == "test" else {})}
+            rows = {problem.method.TITLE: result[split]}
+            rows |= result["baselines"] if split == "test" else {}
             say(f"\n{split}, epoch {result['best_epoch']}\n{metric_table(rows)}")
     return result
 
@@ -211,11 +212,11 @@ def conclude(
 ) -> dict[str, Any]:
     """Restores the best epoch, evaluates it and the baselines, and writes `result.json`."""
     record = restore_record(checkpoints.best)
-    vectors = programs.embed(restore_tree(checkpoints.best, like))
+    scorer = programs.embed(restore_tree(checkpoints.best, like))
     result = {
         "best_epoch": record["progress"]["best_epoch"],
         "best_step": record["progress"]["steps"],
-        **{split: evaluate(*vectors) for split, evaluate in programs.evaluators.items()},
+        **{split: evaluate(scorer) for split, evaluate in programs.evaluators.items()},
         "baselines": evaluate_baselines(problem, programs),
     }
     write_json(run / "result.json", result)
@@ -231,11 +232,10 @@ def evaluate_baselines(problem: Problem, programs: Programs) -> dict[str, dict[s
         "popularity": popularity_vectors(dataset.train, dataset.n_users, dataset.n_items),
         "random": random_vectors(problem.config.train.seed, dataset.n_users, dataset.n_items),
     }
-    evaluate, dim = programs.evaluators["test"], problem.config.model.dim
+    evaluate = programs.evaluators["test"]
     results = {}
     for name, vectors in baselines.items():
-        # Zero channels change no score, and vectors of the model's width need no new compilation;
-        # the random ones are wider than a narrow model's.
-        widths = [(0, 0), (0, max(0, dim - vectors[0].shape[1]))]
-        results[name] = evaluate(*(jnp.pad(side, widths) for side in vectors))
+        # Zero channels change no score, and vectors of one width need one compilation.
+        widths = [(0, 0), (0, max(0, RANDOM_WIDTH - vectors.users.shape[1]))]
+        results[name] = evaluate(Vectors(*(jnp.pad(side, widths) for side in vectors)))
     return results

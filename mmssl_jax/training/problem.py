@@ -1,42 +1,36 @@
-"""A configured dataset, ready to train and evaluate: devices, sizes, inputs, programs."""
+"""A configured method on a dataset, ready to train and evaluate: devices, inputs, programs."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Key
 
 from mmssl_jax.compilation import compiler_options, keep_compilations
-from mmssl_jax.config import Config, ConfigError, DataConfig
+from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
-from mmssl_jax.data.readers import read_dataset
-from mmssl_jax.data.synthetic import planted_dataset
-from mmssl_jax.parallel import (
-    AXIS,
-    in_float32,
-    local_devices,
-    on_all,
-    replicate,
-    spread,
-)
-from mmssl_jax.ranking.evaluate import Evaluator, make_evaluator
-from mmssl_jax.training.state import (
-    Inputs,
-    Sizes,
-    TrainState,
-    init_state,
-    make_inputs,
-    problem_sizes,
-)
-from mmssl_jax.training.step import Metrics, forward, train_steps
+from mmssl_jax.data.load import load_dataset
+from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State
+from mmssl_jax.methods import METHODS
+from mmssl_jax.parallel import AXIS, in_float32, local_devices, on_all, replicate, spread
+from mmssl_jax.ranking.evaluate import Evaluator, HeldOut, make_evaluator
+from mmssl_jax.ranking.lists import Scoring
+from mmssl_jax.sampling import steps_per_epoch
 
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds: the method's own state, the number of steps done, the run's key."""
+
+    step: Int[Array, ""]
+    key: Key[Array, ""]
+    method: State
 
 
 class Problem(NamedTuple):
@@ -48,39 +42,14 @@ class Problem(NamedTuple):
     config: Config
     dataset: Dataset
     devices: list[jax.Device]
-    sizes: Sizes
+    method: Method
     inputs: Inputs
     cold: ColdItems
 
-
-def load_dataset(config: DataConfig) -> Dataset:
-    """Reads or plants the configured dataset.
-
-    Raises DatasetError for a dataset that cannot be used.
-    """
-    if config.format == "synthetic":
-        n_modalities = 3 if "textual" in config.modalities else 2
-        dataset = planted_dataset(seed=config.seed, n_modalities=n_modalities)
-        unknown = set(config.modalities) - set(dataset.modalities)
-        if unknown:
-            raise DatasetError(
-                f"data.modalities names {sorted(unknown)}; the synthetic dataset has "
-                f"{list(dataset.modalities)}"
-            )
-        if config.modalities:
-            kept = {name: dataset.features[name] for name in sorted(set(config.modalities))}
-            dataset = dataclasses.replace(dataset, features=kept)
-        return dataset
-    return read_dataset(config.path, config.format, config.modalities or None)
-
-
-def require_data(config: Config, run: Path) -> None:
-    """Raises DatasetError, with the flag that mends it, when a run's dataset folder has moved."""
-    if config.data.format != "synthetic" and not Path(config.data.path).is_dir():
-        raise DatasetError(
-            f"{config.data.path}: no folder there, which {run} names as its dataset; if it has "
-            "moved, give its place with --data.path (train.py) or --data_path (eval.py, report)"
-        )
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return steps_per_epoch(len(self.dataset.train), self.config.sampling.batch_size)
 
 
 def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
@@ -95,34 +64,61 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
         dataset.check()
     dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
     devices = local_devices(config.parallel.devices)
-    sizes = problem_sizes(dataset, config, len(devices))
-    inputs = replicate(make_inputs(dataset, config), devices)
-    return Problem(config, dataset, devices, sizes, inputs, cold)
+    method = METHODS[config.method].build(config, dataset, len(devices))
+    inputs = replicate(method.inputs(dataset), devices)
+    return Problem(config, dataset, devices, method, inputs, cold)
 
 
 def new_state(problem: Problem) -> TrainState:
     """The state before the first step, on all devices: a step's results lie as its arguments do,
-    so that the second call finds the first one's compilation."""
-    init = jax.jit(
-        lambda inputs: init_state(inputs, problem.config, problem.sizes),
-        out_shardings=on_all(problem.devices),  # a copy made later would be one too many
-    )
-    return init(problem.inputs)
+    so that the second call finds the first one's compilation. Deterministic in `train.seed`."""
+
+    def start(inputs: Inputs) -> TrainState:
+        # Named, since dropout masks may read its words and JAX's default may be set otherwise.
+        key = jax.random.key(problem.config.train.seed, impl="threefry2x32")
+        # The last of three, as in runs of earlier versions, whose numbers stay what they were.
+        run_key = jax.random.split(key, 3)[2]
+        return TrainState(jnp.int32(0), run_key, problem.method.init(key, inputs))
+
+    # A copy onto the devices made later would be one too many.
+    return jax.jit(start, out_shardings=on_all(problem.devices))(problem.inputs)
+
+
+def train_steps(
+    method: Method, state: TrainState, inputs: Inputs, n_steps: int
+) -> tuple[TrainState, Metrics]:
+    """`n_steps` steps as one scan; metrics are means over them."""
+
+    def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        of_method, metrics = method.step(state.method, key, inputs)
+        return TrainState(state.step + 1, state.key, of_method), metrics
+
+    state, metrics = jax.lax.scan(step, state, length=n_steps)
+    return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+
+
+def train_epoch(
+    method: Method, state: TrainState, inputs: Inputs, n_steps: int
+) -> tuple[TrainState, Metrics]:
+    """What a method does before an epoch, and then the epoch's steps, or fewer at a run's end."""
+    state = state._replace(method=method.start_epoch(state.method, inputs))
+    return train_steps(method, state, inputs, n_steps)
 
 
 class Programs(NamedTuple):
     """The compiled parts of a run; each compiles at its first call."""
 
-    run_steps: Callable[[TrainState, int], tuple[TrainState, Metrics]]
-    embed: Callable[[TrainState], tuple[jax.Array, jax.Array]]
+    run_epoch: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+    embed: Callable[[TrainState], Scorer]
     copy: Callable[[TrainState], TrainState]
     evaluators: dict[str, Evaluator]  # by held-out split that has interactions
 
 
 def compile_programs(problem: Problem, splits: Sequence[Split] = SPLITS) -> Programs:
-    """Training steps, embedding and evaluation of a problem, on these splits alone."""
+    """Training epochs, embedding and evaluation of a problem, on these splits alone."""
     return Programs(
-        compile_steps(problem),
+        compile_training(problem),
         compile_embedding(problem),
         jax.jit(lambda state: jax.tree.map(jnp.copy, state)),
         {
@@ -133,27 +129,34 @@ def compile_programs(problem: Problem, splits: Sequence[Split] = SPLITS) -> Prog
     )
 
 
-def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+TrainingPart = Callable[[Method, TrainState, Inputs, int], tuple[TrainState, Metrics]]
+
+
+def compile_training(
+    problem: Problem, part: TrainingPart = train_epoch
+) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
     """A function `(state, n_steps) -> (state, mean metrics)` over all devices.
 
     It compiles once for each number of steps: an epoch's, and that of a last, shorter one. The
     state is donated: its memory becomes that of the new state, and it can be used no more.
+    part: `train_epoch`, or `train_steps` for steps alone.
     Raises ConfigError when the devices cannot share the batch equally.
     """
-    config, sizes = problem.config, problem.sizes
-    batch_size, n_devices = config.sampling.batch_size, len(problem.devices)
+    config, devices = problem.config, problem.devices
+    batch_size, n_devices = config.sampling.batch_size, len(devices)
     if batch_size % n_devices:
         raise ConfigError(
             f"sampling.batch_size {batch_size} cannot be shared by {n_devices} devices; "
             f"use a multiple of {n_devices}, or set parallel.devices"
         )
-    by_length: dict[int, Callable] = {}
+    method = dataclasses.replace(problem.method, axis=AXIS)  # type: ignore[type-var]
+    by_length: dict[int, Callable[..., tuple[TrainState, Metrics]]] = {}
 
     def run(state: TrainState, n_steps: int) -> tuple[TrainState, Metrics]:
         if n_steps not in by_length:
             by_length[n_steps] = spread(
-                lambda state, inputs: train_steps(state, inputs, config, sizes, n_steps, AXIS),
-                problem.devices,
+                lambda state, inputs: part(method, state, inputs, n_steps),
+                devices,
                 config.parallel.transform,
                 (False, False),
                 donated=(0,),
@@ -163,17 +166,11 @@ def compile_steps(problem: Problem) -> Callable[[TrainState, int], tuple[TrainSt
     return run
 
 
-def compile_embedding(problem: Problem) -> Callable[[TrainState], tuple[jax.Array, jax.Array]]:
-    """A function from a state to the final user and item embeddings, in evaluation mode."""
-    config, sizes = problem.config, problem.sizes
-
-    @functools.partial(jax.jit, compiler_options=compiler_options(problem.devices[0].platform))
-    @in_float32
-    def embed(generator: dict, learned: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-        embeddings = forward(generator, learned, inputs, config, sizes, None)
-        return embeddings.user, embeddings.item
-
-    return lambda state: embed(state.generator, state.learned, problem.inputs)
+def compile_embedding(problem: Problem) -> Callable[[TrainState], Scorer]:
+    """A function from a state to what ranks, in evaluation mode."""
+    options = compiler_options(problem.devices[0].platform)
+    embed = jax.jit(in_float32(problem.method.embed), compiler_options=options)
+    return lambda state: embed(state.method, problem.inputs)
 
 
 def split_evaluator(problem: Problem, split: Split) -> Evaluator:
@@ -181,24 +178,15 @@ def split_evaluator(problem: Problem, split: Split) -> Evaluator:
 
     Raises DatasetError for a split without interactions.
     """
-    dataset, config = problem.dataset, problem.config.eval
+    dataset = problem.dataset
     held_out: np.ndarray = getattr(dataset, split)
     if not len(held_out):
         raise DatasetError(
             f"{dataset.source} has no {split} interactions: there is nothing to evaluate; "
             "hold some out, for instance one per user"
         )
-    masks_validation = split == "test" and config.mask == "train_validation"
-    return make_evaluator(
-        dataset.train,
-        held_out,
-        dataset.n_users,
-        dataset.n_items,
-        config.ks,
-        problem.devices,
-        problem.config.parallel.transform,
-        block_users=config.block_users,
-        block_items=config.block_items,
-        precision=problem.config.precision,
-        also_seen=dataset.validation if masks_validation else None,
-    )
+    masks_validation = split == "test" and problem.config.eval.mask == "train_validation"
+    also_seen = dataset.validation if masks_validation else None
+    pairs = HeldOut(dataset.n_users, dataset.n_items, dataset.train, held_out, also_seen)
+    config = problem.config
+    return make_evaluator(pairs, Scoring.of(config), problem.devices, config.parallel.transform)

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Literal
 
 from mmssl_jax.checkpoint import CheckpointError, open_checkpoints, restore_tree
-from mmssl_jax.config import override
+from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset, DatasetError
+from mmssl_jax.data.load import require_data
+from mmssl_jax.methods import METHODS
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.problem import (
     Problem,
+    TrainState,
     compile_embedding,
     load_problem,
     new_state,
-    require_data,
     split_evaluator,
 )
-from mmssl_jax.training.state import TrainState
 
 
 def restore_run(
@@ -32,15 +33,13 @@ def restore_run(
     dataset: used instead of reading the configured one, for a run that was given one.
     Raises RunError when `run` holds no run, DatasetError when its data has changed.
     """
-    if not (run / "config.yaml").is_file():
-        raise RunError(f"{run / 'config.yaml'} is missing: {run} is not the directory of a run")
-    config = read_config(run / "config.yaml")
+    config = run_config(run)
     # The machine that evaluates need not have the devices of the one that trained.
     config = override(config, {"parallel.devices": devices})
     if data_path:
         config = override(config, {"data.path": data_path})
     if dataset is None:
-        require_data(config, run)
+        require_data(config.data, run)
     problem = load_problem(config, dataset)
     saved = json.loads((run / "dataset.json").read_text())
     if saved["fingerprint"] != problem.dataset.fingerprint():
@@ -50,6 +49,13 @@ def restore_run(
             "give that folder with --data_path"
         )
     return problem, restore_newest(run, checkpoint, new_state(problem))
+
+
+def run_config(run: Path) -> Config:
+    """A run's own settings. Raises RunError when `run` holds no run."""
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run / 'config.yaml'} is missing: {run} is not the directory of a run")
+    return read_config(run / "config.yaml")
 
 
 def restore_newest(run: Path, checkpoint: Literal["best", "last"], like: TrainState) -> TrainState:
@@ -88,4 +94,9 @@ def evaluate_run(
         devices: local devices to use; 0 means all.
     """
     problem, state = restore_run(Path(run), checkpoint, data_path, devices)
-    return split_evaluator(problem, split)(*compile_embedding(problem)(state))
+    return split_evaluator(problem, split)(compile_embedding(problem)(state))
+
+
+def title_of(run: str) -> str:
+    """The name of a run's method in tables. Raises RunError when `run` holds no run."""
+    return METHODS[run_config(Path(run)).method].TITLE

@@ -1,6 +1,6 @@
 """`python -m mmssl_jax.tune --config C --data.path DIR --space FILE --trials N --out DIR`."""
 
-from mmssl_jax.commands import tune_command
+from mmssl_jax.cli.tune import tune_command
 
 if __name__ == "__main__":
     tune_command()

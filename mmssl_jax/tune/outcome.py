@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from mmssl_jax.config import Config, override
-from mmssl_jax.reporting.log import write_text
+from mmssl_jax.method import BASE
+from mmssl_jax.records.log import write_text
 from mmssl_jax.run_config import dump_config
 from mmssl_jax.study.run import collect_results, finish_run
 from mmssl_jax.study.table import COLUMNS, Results, summarize
-from mmssl_jax.study.variants import BASE, configure, study_variants
+from mmssl_jax.study.variants import SEEDS, configure, study_variants
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.tune.search import Trial, describe
 
@@ -48,7 +49,7 @@ def rerun_best(config: Config, run_name: str, out: Path, seeds: tuple[int, ...])
     Only here is the test split evaluated. Runs that are there already are kept.
     Returns the table of means and deviations on validation and test.
     """
-    variants = study_variants("seeds", config, ())
+    variants = study_variants(SEEDS, config, ())
     folder = out / f"best-{run_name}"
     for seed in seeds:
         finish_run(configure(config, variants[0], seed), folder / BASE / f"seed-{seed}")

@@ -13,12 +13,12 @@ import numpy as np
 
 from mmssl_jax.config import Config, ConfigError, flatten, override
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.reporting.log import read_records, write_json
+from mmssl_jax.data.load import load_dataset
+from mmssl_jax.records.log import read_records, write_json
 from mmssl_jax.run_config import validate
 from mmssl_jax.study.run import finish_run
 from mmssl_jax.training.epochs import DivergedError, RunError
 from mmssl_jax.training.loop import dataset_record
-from mmssl_jax.training.problem import load_dataset
 from mmssl_jax.tune.space import Choices, Space
 
 # They change where and how fast trials run, not what they are.
@@ -102,7 +102,7 @@ def run_trial(optuna: Any, drawn: Any, config: Config, run: Path) -> float:
     log = run / "metrics.jsonl"  # of this trial, if it was interrupted
     for record in read_records(log) if log.is_file() else []:
         on_epoch(record["epoch"], {monitor: record[f"validation/{monitor}"]})
-    finish_run(config, run, on_epoch=on_epoch, splits=("validation",))
+    finish_run(config, run, trial=on_epoch)
     result = json.loads((run / "result.json").read_text())
     return float(result["validation"][monitor])
 

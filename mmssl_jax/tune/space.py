@@ -18,7 +18,7 @@ from mmssl_jax.run_config import convert, nearest_name
 
 # They say what is measured, on which data and where, so that trials would not be comparable.
 FIXED = (
-    "preset", "data.path", "data.format", "data.seed", "data.cold_items",
+    "method", "preset", "data.path", "data.format", "data.seed", "data.cold_items",
     "train.monitor", "train.seed", "train.epochs", "train.max_steps",
 )  # fmt: skip
 FIXED_STAGES = ("eval", "parallel")
@@ -71,7 +71,7 @@ def read_space(path: Path, base: Config) -> Space:
 
 
 def _parse_entry(key: str, entry: Any, base: Config) -> Range | Choices:
-    known = flatten(Config())
+    known = flatten(base)
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         nearest = inside[0] if inside else nearest_name(key, known)
@@ -99,7 +99,7 @@ def _parse_choices(key: str, entry: dict[str, Any], base: Config) -> Choices:
 
 def _parse_range(key: str, entry: dict[str, Any], base: Config) -> Range:
     _refuse_other_words(key, entry, ("low", "high", "log", "step"))
-    kinds = _kinds(key)
+    kinds = _kinds(type(base), key)
     if not kinds & {int, float}:
         raise ConfigError(f"{key} is no number, so it has no range: give {{choices: [..]}}")
     for word in ("low", "high"):
@@ -149,12 +149,12 @@ def _changed(base: Config, key: str, value: Any) -> Config:
         raise ConfigError(f"{key} cannot be {value!r}: {error}") from error
 
 
-def _kinds(key: str) -> set[type]:
+def _kinds(config_class: type[Config], key: str) -> set[type]:
     """int, float, neither or both: the numbers that a setting takes."""
-    owner: Any = Config
+    owner: Any = config_class
     *stage, name = key.split(".")
     if stage:
-        owner = typing.get_type_hints(Config)[stage[0]]
+        owner = typing.get_type_hints(config_class)[stage[0]]
     hint = typing.get_type_hints(owner)[name]
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     members = typing.get_args(hint) if is_union else (hint,)

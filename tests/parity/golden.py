@@ -12,11 +12,11 @@ import numpy as np
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.readers import read_dataset
-from mmssl_jax.losses.adversarial import GameDraws
-from mmssl_jax.presets import preset_config
-from mmssl_jax.training.draws import Draws
-from mmssl_jax.training.sampling import Batch
-from mmssl_jax.training.state import Inputs, Sizes, make_inputs, problem_sizes
+from mmssl_jax.methods.mmssl.config import preset_config
+from mmssl_jax.methods.mmssl.draws import Draws
+from mmssl_jax.methods.mmssl.game.adversarial import GameDraws
+from mmssl_jax.methods.mmssl.state import Inputs, Sizes, make_inputs, problem_sizes
+from mmssl_jax.sampling import Batch
 
 CRITIC_ROWS = ("fake", "real", "interpolated", "generator")
 

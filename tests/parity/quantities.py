@@ -10,16 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from mmssl_jax.methods.mmssl.optimizers import critic_optimizer, generator_optimizer
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.graph.propagate import propagate
-from mmssl_jax.losses.adversarial import critic_projections, score_rows
-from mmssl_jax.parallel import in_float32, local_devices
-from mmssl_jax.ranking.evaluate import make_evaluator
-from mmssl_jax.training.draws import Draws, share_batch
-from mmssl_jax.training.optimizers import critic_optimizer, generator_optimizer
-from mmssl_jax.training.state import TrainState, critic_module, init_state
-from mmssl_jax.training.step import (
+from mmssl_jax.methods.mmssl.draws import Draws, share_batch
+from mmssl_jax.methods.mmssl.game.adversarial import critic_projections, score_rows
+from mmssl_jax.methods.mmssl.state import TrainState, critic_module, init_state
+from mmssl_jax.methods.mmssl.step import (
     apply_critic,
     apply_generator,
     critic_gradients,
@@ -28,6 +26,8 @@ from mmssl_jax.training.step import (
     generator_gradients,
     train_step,
 )
+from mmssl_jax.parallel import in_float32, local_devices
+from mmssl_jax.ranking.evaluate import make_evaluator
 from tests.parity.golden import (
     Golden,
     critic_params,

@@ -7,31 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmssl_jax.methods.mmssl.optimizers import generator_optimizer
 
 from mmssl_jax.config import Config, flatten, override
-from mmssl_jax.graph.structure import edges_per_user, learned_edges_of_batch
-from mmssl_jax.losses.adversarial import batch_real_rows, generated_rows
 from mmssl_jax.losses.contrastive import contrastive_loss
-from mmssl_jax.model.critic import Critic, hidden_widths
-from mmssl_jax.model.factored_rows import project_rows
-from mmssl_jax.model.fusion import CrossModalAttention
-from mmssl_jax.model.mmssl import propagate_ids
-from mmssl_jax.presets import DEPARTURES, PRESETS, preset_config
-from mmssl_jax.training.draws import draw, share_batch
-from mmssl_jax.training.optimizers import generator_optimizer
+from mmssl_jax.methods.mmssl.draws import draw, share_batch
+from mmssl_jax.methods.mmssl.fusion import CrossModalAttention
+from mmssl_jax.methods.mmssl.game.adversarial import batch_real_rows, generated_rows
+from mmssl_jax.methods.mmssl.game.critic import Critic, hidden_widths
+from mmssl_jax.methods.mmssl.game.factored_rows import project_rows
+from mmssl_jax.methods.mmssl.learned_graphs import edges_per_user, learned_edges_of_batch
+from mmssl_jax.methods.mmssl.model import propagate_ids
+from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS, preset_config
+from mmssl_jax.methods.mmssl.step import forward, refresh, start_epoch, train_step
 from mmssl_jax.training.problem import load_problem, split_evaluator
-from mmssl_jax.training.step import forward, refresh, start_epoch, train_step
 from tests.problems import (
     N_ITEMS,
     N_USERS,
     edges_of_batch,
     interaction_matrix,
     propagation_matrix,
+    step_config,
+    step_problem,
     tiny_config,
-    tiny_problem,
+    tiny_dataset,
 )
-from tests.tiny import tiny_config as small_config
-from tests.tiny import tiny_dataset
 
 MATRIX = interaction_matrix()
 USERS = np.array([4, 1, 5, 8, 3, 6])
@@ -79,7 +79,7 @@ def test_rows_on_which_the_presets_agree(preset):
 
 
 def test_row_26_masked_validation_items_make_room_in_test_lists():
-    problem = load_problem(small_config("paper"), tiny_dataset())
+    problem = load_problem(tiny_config("paper"), tiny_dataset())
     masked = problem._replace(config=override(problem.config, {"eval.mask": "train_validation"}))
     vectors = planted_scores(problem.dataset)
     found = {
@@ -107,7 +107,7 @@ def embeddings():
     """Evaluation-mode embeddings of the tiny problem under each preset."""
     results = {}
     for preset in PRESETS:
-        config, _, inputs, sizes, state = tiny_problem(tiny_config(preset))
+        config, _, inputs, sizes, state = step_problem(step_config(preset))
         results[preset] = jax.jit(
             lambda state, inputs=inputs, config=config, sizes=sizes: forward(
                 state.generator, state.learned, inputs, config, sizes, None
@@ -126,7 +126,7 @@ def real_rows(preset, embeddings, **changes):
         kernel,
         jax.random.key(0),
         jnp.int32(0),
-        tiny_config(preset, **changes),
+        step_config(preset, **changes),
     )
     return np.asarray(project_rows([rows], edges, kernel, len(USERS)))
 
@@ -160,8 +160,8 @@ def test_row_3_some_edges_are_learned_for_catalogues_of_any_size(n_items):
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_rows_3_and_11_learned_graphs_hold_every_users_own_edges(similarity):
-    changed = override(tiny_config(), {"structure.similarity": similarity})
-    config, _, inputs, sizes, state = tiny_problem(changed)
+    changed = override(step_config(), {"structure.similarity": similarity})
+    config, _, inputs, sizes, state = step_problem(changed)
 
     @jax.jit
     def start(state):
@@ -229,7 +229,7 @@ def test_row_7_mean_scores_of_real_and_generated_rows_can_differ():
     gaps = {}
     for preset in PRESETS:
         norm = preset_config(preset).critic.norm
-        real, fake = critic_scores(tiny_config(critic__norm=norm).critic, 2.0)
+        real, fake = critic_scores(step_config(critic__norm=norm).critic, 2.0)
         gaps[preset] = abs(real.mean() - fake.mean())
     assert gaps["paper"] > 0.05
     assert gaps["released"] < 1e-5
@@ -238,7 +238,7 @@ def test_row_7_mean_scores_of_real_and_generated_rows_can_differ():
 def test_row_7_the_score_is_not_bounded():
     largest = {}
     for preset in PRESETS:
-        config = tiny_config(critic__score_bound=preset_config(preset).critic.score_bound).critic
+        config = step_config(critic__score_bound=preset_config(preset).critic.score_bound).critic
         critic = Critic(N_ITEMS, config)
         params = critic.init(jax.random.key(0), jnp.ones((2, 12)), True)["params"]
         params["score"]["kernel"] *= 1e4
@@ -267,7 +267,7 @@ def test_row_8_the_activation_is_not_the_identity():
         x = jnp.linspace(-1, 1, 3)
         y = jax.nn.leaky_relu(x, slope)
         curvature[preset] = float(y[0] + y[2] - 2 * y[1])
-        real, _ = critic_scores(tiny_config(critic__slope=slope).critic, 0.0)
+        real, _ = critic_scores(step_config(critic__slope=slope).critic, 0.0)
         curvature[preset, "scores"] = real
     assert curvature["paper"] == pytest.approx(0.8)
     assert curvature["released"] == 0
@@ -277,7 +277,7 @@ def test_row_8_the_activation_is_not_the_identity():
 def test_row_9_the_observed_interactions_matter_in_real_rows(embeddings):
     similarity = {}
     for preset in PRESETS:
-        masked = tiny_config(preset).structure.mask_observed
+        masked = step_config(preset).structure.mask_observed
         similarity[preset] = cosines(
             real_rows(preset, embeddings), own_scores(preset, embeddings, masked)
         )
@@ -300,7 +300,7 @@ def test_row_10_observed_pairs_are_scored(embeddings):
 
 def edges_by_step(preset, n_steps, **changes):
     """How many edges the learned graph has before the first step and after each."""
-    config, _, inputs, sizes, state = tiny_problem(tiny_config(preset, **changes))
+    config, _, inputs, sizes, state = step_problem(step_config(preset, **changes))
 
     @jax.jit
     def step(state):
@@ -348,12 +348,12 @@ def test_row_3_the_contrastive_loss_has_a_gradient_unless_the_graph_is_empty(emb
 
 
 def test_row_12_no_softmax_in_the_last_round():
-    inputs = tiny_problem(tiny_config()).inputs
+    inputs = step_problem(step_config()).inputs
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(N_USERS, 8)), rng.normal(size=(N_ITEMS, 8))
     last = {}
     for preset in PRESETS:
-        config = tiny_config(preset, model__gnn_layers=1).model
+        config = step_config(preset, model__gnn_layers=1).model
         mean, _ = propagate_ids(
             inputs.observed.ids,
             jnp.asarray(users, jnp.float32),
@@ -388,10 +388,10 @@ def test_row_13_the_learning_rate_decays():
 @pytest.mark.parametrize("n_modalities", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_row_15_any_number_of_modalities_trains(n_modalities):
     # Without dropout the step compiles much faster.
-    config = tiny_config(
+    config = step_config(
         model__gnn_layers=1, model__dropout=0.0, critic__dropout=(0.0, 0.0), game__weight=0.1
     )
-    _, _, inputs, sizes, state = tiny_problem(config, n_modalities)
+    _, _, inputs, sizes, state = step_problem(config, n_modalities)
     draws = draw(state.key, state.step, inputs, config, sizes)
 
     after, metrics = jax.jit(lambda state: train_step(state, draws, inputs, config, sizes))(state)
@@ -406,7 +406,7 @@ def test_row_15_any_number_of_modalities_trains(n_modalities):
 def test_row_20_both_players_see_the_same_masks():
     same = {}
     for preset in PRESETS:
-        config, _, inputs, sizes, state = tiny_problem(tiny_config(preset))
+        config, _, inputs, sizes, state = step_problem(step_config(preset))
         draws = draw(state.key, state.step, inputs, config, sizes)
         keys = [jax.random.key_data(k) for k in (draws.critic_forward, draws.generator_forward)]
         same[preset] = np.array_equal(*keys)

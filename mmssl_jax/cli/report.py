@@ -1,0 +1,23 @@
+"""`python -m mmssl_jax.report`: flags -> `write_report`."""
+
+from jsonargparse import ArgumentParser
+
+from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.report.page import write_report
+
+
+def report_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `python -m mmssl_jax.report` and writes the page."""
+    parser = ArgumentParser(
+        prog="python -m mmssl_jax.report",
+        description="Writes one HTML page about one or several runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", help="directories of runs, finished or not")
+    parser.add_function_arguments(write_report, as_group=False, skip={"runs"})
+    parsed = parser.parse_args(arguments)
+    try:
+        page = write_report(**parsed.as_dict())
+    except USER_ERRORS as error:
+        leave(error)
+    print(f"report: {page}")

@@ -1,0 +1,48 @@
+"""`python -m mmssl_jax.study`: flags -> settings -> `run_study`."""
+
+import sys
+from pathlib import Path
+
+from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
+from mmssl_jax.cli.train import absolute_data
+from mmssl_jax.run_config import config_parser, parse_config
+from mmssl_jax.study.run import run_study
+from mmssl_jax.study.table import markdown_text
+from mmssl_jax.study.variants import study_names
+
+
+def study_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `python -m mmssl_jax.study` and runs the study."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = config_parser("python -m mmssl_jax.study", given)
+    names = study_names(parser.config_class().method)
+    parser.add_argument(
+        "--study",
+        choices=names,
+        default=names[0],
+        help="ablations: without each part of the method, and each modality left out; departures: "
+        "each departure of the PyTorch release switched on alone; seeds: the base configuration "
+        "alone",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=tuple[int, ...],
+        default=(1, 2, 3),
+        help="seeds that every variant runs with",
+    )
+    parser.add_argument(
+        "--only",
+        type=tuple[str, ...],
+        default=(),
+        help="run these variants and the base; empty means all",
+    )
+    parser.add_argument("--out", type=str, default="", help="directory (default studies/<study>)")
+    config, parsed = parse_config(parser, given)
+    out = Path(parsed.out or f"studies/{parsed.study}")
+    try:
+        rows = run_study(parsed.study, absolute_data(config), out, parsed.seeds, parsed.only)
+    except USER_ERRORS as error:
+        leave(error)
+    except KeyboardInterrupt:
+        stopped()
+    print(f"{markdown_text(rows)}\nruns and tables: {out}")

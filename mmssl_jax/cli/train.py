@@ -1,0 +1,62 @@
+"""`python train.py`: flags -> settings -> `fit`."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.config import AnyConfig, override
+from mmssl_jax.run_config import config_parser, parse_config
+from mmssl_jax.training.loop import fit
+
+
+def train_command(arguments: list[str] | None = None) -> None:
+    """Parses the flags of `train.py` and trains."""
+    given = sys.argv[1:] if arguments is None else arguments
+    saved = saved_config_of(given)
+    parser = config_parser("train.py", [*saved, *given])
+    parser.add_argument(
+        "--run", type=str, default="", help="run directory (default runs/<config>-<time>)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --run; without --config it keeps the run's own settings",
+    )
+    if not saved and "--resume" in given:
+        parser.error("--resume needs --run DIR; there is no run to resume: no config.yaml there")
+    config, parsed = parse_config(parser, [*saved, *given])
+    run = Path(parsed.run) if parsed.run else default_run(parsed.config or [], config.method)
+    try:
+        fit(absolute_data(config), run, resume=parsed.resume)
+    except USER_ERRORS as error:
+        leave(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(f"\nrun: {run}\nevaluate again: python eval.py --run {run} --split test")
+
+
+def absolute_data(config: AnyConfig) -> AnyConfig:
+    """The same settings with the dataset's folder as an absolute path, since a run is evaluated
+    from any folder."""
+    if not config.data.path:
+        return config
+    return override(config, {"data.path": str(Path(config.data.path).absolute())})
+
+
+def saved_config_of(arguments: list[str]) -> list[str]:
+    """With --resume, the run's own settings come first, so that a bare --resume changes none."""
+    # jsonargparse does not look past what it does not know, and --help is not its business here.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--run", type=str, default="")
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    saved = Path(known.run) / "config.yaml"
+    return ["--config", str(saved)] if known.resume and known.run and saved.is_file() else []
+
+
+def default_run(files: list, method: str) -> Path:
+    """runs/<name of the last config file, or the method's>-<local time>."""
+    name = Path(str(files[-1])).stem if files else method
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

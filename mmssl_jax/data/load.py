@@ -1,0 +1,39 @@
+"""The configured dataset: read from its folder, or planted."""
+
+import dataclasses
+from pathlib import Path
+
+from mmssl_jax.config import DataConfig
+from mmssl_jax.data.dataset import Dataset, DatasetError
+from mmssl_jax.data.readers import read_dataset
+from mmssl_jax.data.synthetic import planted_dataset
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Reads or plants the configured dataset.
+
+    Raises DatasetError for a dataset that cannot be used.
+    """
+    if config.format != "synthetic":
+        return read_dataset(config.path, config.format, config.modalities or None)
+    n_modalities = 3 if "textual" in config.modalities else 2
+    dataset = planted_dataset(seed=config.seed, n_modalities=n_modalities)
+    unknown = set(config.modalities) - set(dataset.modalities)
+    if unknown:
+        raise DatasetError(
+            f"data.modalities names {sorted(unknown)}; the synthetic dataset has "
+            f"{list(dataset.modalities)}"
+        )
+    if not config.modalities:
+        return dataset
+    kept = {name: dataset.features[name] for name in sorted(set(config.modalities))}
+    return dataclasses.replace(dataset, features=kept)
+
+
+def require_data(config: DataConfig, run: Path) -> None:
+    """Raises DatasetError, with the flag that mends it, when a run's dataset folder has moved."""
+    if config.format != "synthetic" and not Path(config.path).is_dir():
+        raise DatasetError(
+            f"{config.path}: no folder there, which {run} names as its dataset; if it has "
+            "moved, give its place with --data.path (train.py) or --data_path (eval.py, report)"
+        )

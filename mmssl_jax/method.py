@@ -1,0 +1,180 @@
+"""What a recommender must offer to be trained, ranked, exported, reported, studied and tuned.
+
+A method is a frozen dataclass that holds its settings and static sizes. Everything that JAX traces
+is a pytree of its own making: the harness carries inputs and state, and never opens them. The
+harness owns the step number, the run's key, the checkpoints, the early stop and the log.
+
+Legend: U users, I items, D width of a vector, B rows of a batch, M modalities, K list length.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from mmssl_jax.config import Config
+from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.graph.rows import BatchEdges
+
+Inputs: TypeAlias = PyTree  # constant arrays: graphs, rows, features
+State: TypeAlias = PyTree  # what a step changes: parameters, moments, learned graphs
+Knowledge: TypeAlias = PyTree  # what vectors of new users and new items are made from
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Vectors(NamedTuple):
+    """A scorer whose score of user u and item i is users[u] . items[i]."""
+
+    users: Float[Array, "U D"]
+    items: Float[Array, "I D"]
+
+
+class ItemWeights(NamedTuple):
+    """A scorer whose score of user u and item i is the sum over u's training items j of w[j, i].
+
+    w is given by rows: item j weighs `weights[j]` for the items `neighbours[j]`, 0 for all others.
+    With K = I and neighbours that name every item it is a full matrix.
+    """
+
+    neighbours: Int[Array, "I K"]
+    weights: Float[Array, "I K"]
+
+
+Scorer = Vectors | ItemWeights
+
+
+class Inductive(NamedTuple):
+    """How a method makes vectors of users and items that it was not trained on.
+
+    kind: the NamedTuple that `learn` returns, of arrays and dicts of arrays.
+    learn(method, state, inputs): what the other two need of a trained state. It is saved with a
+      recommender, whose vectors are then made without the dataset.
+    user_vectors(config, knowledge, items): [B, D], of users who are known by their items alone; a
+      row of zeros where there is none.
+    item_vectors(config, knowledge, features, present): [B, D], of items known by raw features
+      alone: {modality: [B, F]} and {modality: [B], who has it}, for all modalities of the run.
+    """
+
+    kind: type[Any]
+    learn: Callable[[Any, State, Inputs], Knowledge]
+    user_vectors: Callable[[Any, Knowledge, BatchEdges], Float[Array, "B D"]]
+    item_vectors: Callable[
+        [Any, Knowledge, Mapping[str, Float[Array, "B _F"]], Mapping[str, Bool[Array, " B"]]],
+        Float[Array, "B D"],
+    ]
+
+
+class Method(Protocol):
+    """A recommender with its settings and static sizes bound; hashable, so JAX may compile by it.
+
+    TITLE: its name in tables. CONFIG: the class of its settings.
+    INDUCTIVE: None where new users and items have no vectors. WATCHED: figures that the line of an
+    epoch shows, where they are logged. RATES: settings to lower when a loss is no longer finite.
+    axis: name of the devices that share a batch, or None on one device.
+    """
+
+    TITLE: ClassVar[str]
+    CONFIG: ClassVar[type[Config]]
+    INDUCTIVE: ClassVar[Inductive | None]
+    WATCHED: ClassVar[tuple[str, ...]]
+    RATES: ClassVar[tuple[str, ...]]
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def axis(self) -> str | None: ...
+
+    @classmethod
+    def build(cls, config: Any, dataset: Dataset, n_devices: int = 1) -> Self:
+        """The method for a dataset, with a batch shared by `n_devices`."""
+        ...
+
+    def inputs(self, dataset: Dataset) -> Inputs:
+        """The constant arrays of all steps."""
+        ...
+
+    def init(self, key: Key[Array, ""], inputs: Inputs) -> State:
+        """The state before the first step."""
+        ...
+
+    def start_epoch(self, state: State, inputs: Inputs) -> State:
+        """What happens before the first step of an epoch, such as rebuilding a graph."""
+        ...
+
+    def step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> tuple[State, Metrics]:
+        """One step. It draws its own batch from the key, which is this step's alone.
+
+        Metrics are scalars.
+        """
+        ...
+
+    def embed(self, state: State, inputs: Inputs) -> Scorer:
+        """What ranks, without dropout."""
+        ...
+
+
+class Curves(NamedTuple):
+    """Pictures of logged figures under one heading: each has a title and the figures it shows."""
+
+    heading: str
+    panels: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Views(NamedTuple):
+    """What a report shows of a state besides its lists.
+
+    weights: {"users" or "items": {modality: weight of each node}}, {} where there are none.
+    maps: named vectors of all items, drawn in the plane.
+    """
+
+    weights: dict[str, dict[str, Float[Array, " N"]]]
+    maps: dict[str, Float[Array, "I _D"]]
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A method that has something to show of its inside.
+
+    note: what a reader of the weights must know, or "".
+    """
+
+    CURVES: ClassVar[tuple[Curves, ...]]
+
+    @property
+    def note(self) -> str: ...
+
+    def views(self, state: State, inputs: Inputs) -> Views:
+        """What a report shows of a state."""
+        ...
+
+
+class Variant(NamedTuple):
+    """Settings under a name in a study; `changes` are what sets them apart from the base."""
+
+    name: str
+    what: str
+    changes: dict[str, Any]
+
+
+BASE = "base"
+
+
+@runtime_checkable
+class Studied(Protocol):
+    """A method with studies of its own: what happens without each of its parts."""
+
+    STUDIES: ClassVar[Mapping[str, Callable[[Any, Sequence[str]], list[Variant]]]]
+
+
+@runtime_checkable
+class Benchmarked(Protocol):
+    """A method with a plain formulation of its step, which benchmarks time beside the fast one.
+
+    SCOPES: named scopes of its code, by which benchmarks tell where time goes.
+    """
+
+    SCOPES: ClassVar[tuple[str, ...]]
+
+    def reference_step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> State:
+        """The state after one step, computed without what makes it fast."""
+        ...

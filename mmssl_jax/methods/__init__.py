@@ -1,0 +1,11 @@
+"""The methods that `--method NAME` chooses from."""
+
+from mmssl_jax.method import Method
+from mmssl_jax.methods.lightgcn import LightGCN
+from mmssl_jax.methods.mmssl import MMSSL
+
+METHODS: dict[str, type[Method]] = {
+    "mmssl": MMSSL,
+    "lightgcn": LightGCN,
+}
+DEFAULT = "mmssl"

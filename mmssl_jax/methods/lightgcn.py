@@ -1,0 +1,169 @@
+"""LightGCN: He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for
+Recommendation", SIGIR 2020 (arXiv 2002.02126).
+
+With N(u) the training items of user u, d their number, and ID embeddings e^(0) alone as parameters:
+
+    e_u^(l+1) = sum over i in N(u) of e_i^(l) / sqrt(d_u d_i)
+    e_i^(l+1) = sum over u in N(i) of e_u^(l) / sqrt(d_u d_i)
+    e = (e^(0) + .. + e^(L)) / (L + 1)                        score of u and i: e_u . e_i
+    loss = mean over (u, i, j) of -log sigmoid(e_u . e_i - e_u . e_j)
+           + regularization * (|E_u| + |E_i| + |E_j|) / B
+
+E_u, E_i, E_j are the initial embeddings of a batch of B triples, |E| the square root of the sum of
+squares: the regularisation of public benchmarks, where the paper has squares.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Self
+
+import flax.linen as nn
+import jax
+import optax
+from jaxtyping import Array, Float, Key
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
+from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.graph.rows import InteractionRows, interaction_rows
+from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
+from mmssl_jax.method import Inductive, Metrics, Vectors
+from mmssl_jax.optimizers import adamw
+from mmssl_jax.parallel import pmean, share_of
+from mmssl_jax.sampling import sample_batch, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class LightGCNSettings:
+    """Embeddings, propagation and regularisation."""
+
+    dim: PositiveInt = 64
+    """Width of every embedding."""
+    layers: NonNegativeInt = 2
+    """Propagation rounds L."""
+    regularization: NonNegativeFloat = 1e-3
+    """Weight of the norms of a batch's initial embeddings, per triple."""
+
+
+@dataclass(frozen=True)
+class LightGCNConfig(Config):
+    """All settings of LightGCN."""
+
+    method: str = "lightgcn"
+    """Method to train. Each has its own settings: --method NAME --help."""
+    lightgcn: LightGCNSettings = field(default_factory=LightGCNSettings)
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(2048, "interaction"))
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
+
+
+class Inputs(NamedTuple):
+    """The graph of the training interactions, and these by user."""
+
+    graph: BipartiteGraph
+    rows: InteractionRows
+
+
+class Params(NamedTuple):
+    """ID embeddings."""
+
+    users: Float[Array, "U D"]
+    items: Float[Array, "I D"]
+
+
+class State(NamedTuple):
+    """Parameters and Adam's moments."""
+
+    params: Params
+    moments: optax.OptState
+
+
+def light_gcn(
+    graph: BipartiteGraph, users: Float[Array, "U D"], items: Float[Array, "I D"], layers: int
+) -> Vectors:
+    """The mean of the embeddings before the first and after each of `layers` rounds."""
+    total_users, total_items = users, items
+    for _ in range(layers):
+        users, items = (
+            propagate(graph.to_users, items, users.shape[0]),
+            propagate(graph.to_items, users, items.shape[0]),
+        )
+        total_users, total_items = total_users + users, total_items + items
+    return Vectors(total_users / (layers + 1), total_items / (layers + 1))
+
+
+@dataclass(frozen=True)
+class LightGCN:
+    """LightGCN behind the contract of `mmssl_jax/method.py`."""
+
+    TITLE: ClassVar[str] = "LightGCN"
+    CONFIG: ClassVar[type[Config]] = LightGCNConfig
+    INDUCTIVE: ClassVar[Inductive | None] = None
+    WATCHED: ClassVar[tuple[str, ...]] = ("bpr", "loss")
+    RATES: ClassVar[tuple[str, ...]] = ("optim.lr",)
+
+    config: LightGCNConfig
+    n_users: int
+    n_items: int
+    steps_per_epoch: int
+    axis: str | None = None
+
+    @classmethod
+    def build(cls, config: LightGCNConfig, dataset: Dataset, n_devices: int = 1) -> Self:
+        """The method for a dataset."""
+        del n_devices  # a device's share of the batch is cut where it is drawn
+        steps = steps_per_epoch(len(dataset.train), config.sampling.batch_size)
+        return cls(config, dataset.n_users, dataset.n_items, steps)
+
+    def inputs(self, dataset: Dataset) -> Inputs:
+        """The symmetrically normalised graph, and the training interactions by user."""
+        size = dataset.n_users, dataset.n_items
+        graph = observed_graph(dataset.train, *size, "symmetric")
+        return Inputs(graph, interaction_rows(dataset.train, *size))
+
+    def init(self, key: Key[Array, ""], inputs: Inputs) -> State:
+        """Xavier-uniform embeddings."""
+        user_key, item_key, _ = jax.random.split(key, 3)  # the third is the run's
+        xavier, dim = nn.initializers.xavier_uniform(), self.config.lightgcn.dim
+        params = Params(
+            xavier(user_key, (self.n_users, dim)), xavier(item_key, (self.n_items, dim))
+        )
+        return State(params, self.optimizer().init(params))
+
+    def start_epoch(self, state: State, inputs: Inputs) -> State:
+        """Nothing: the graph stays."""
+        return state
+
+    def step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> tuple[State, Metrics]:
+        """One Adam step on a batch of triples."""
+        sampling, settings = self.config.sampling, self.config.lightgcn
+        batch = share_of(
+            sample_batch(key, inputs.rows, sampling.batch_size, self.n_items, sampling.by),
+            self.axis,
+        )
+
+        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
+            final = light_gcn(inputs.graph, *params, settings.layers)
+            of_users, of_items = final.users[batch.users], final.items
+            bpr = bpr_loss(of_users, of_items[batch.positives], of_items[batch.negatives])
+            initial = (
+                params.users[batch.users],
+                params.items[batch.positives],
+                params.items[batch.negatives],
+            )
+            norms = sum(frobenius_norm(rows, self.axis) for rows in initial)
+            total = bpr + settings.regularization * norms / sampling.batch_size
+            return total, {"bpr": bpr, "loss": total}
+
+        gradients, metrics = pmean(jax.grad(loss, has_aux=True)(state.params), self.axis)
+        updates, moments = self.optimizer().update(gradients, state.moments, state.params)
+        return State(optax.apply_updates(state.params, updates), moments), metrics
+
+    def embed(self, state: State, inputs: Inputs) -> Vectors:
+        """The final embeddings."""
+        return light_gcn(inputs.graph, *state.params, self.config.lightgcn.layers)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam, with the shared settings of `optim`."""
+        return adamw(self.config.optim, self.steps_per_epoch)

@@ -1,0 +1,68 @@
+"""optax's Adam and AdamW, at the memory of their moments."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from mmssl_jax.blocks import Block, fold_blocks
+from mmssl_jax.config import OptimConfig
+
+_EPSILON = 1e-8
+# Rows whose moments are renewed at once.
+ROWS_AT_ONCE = 2**14
+
+
+def adamw(config: OptimConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """AdamW with rate lr * lr_decay^(epoch/50), the epoch counted in whole epochs from 0."""
+
+    def rate(count: Int[Array, ""]) -> Float[Array, ""]:
+        return config.lr * config.lr_decay ** ((count // steps_per_epoch) / 50)
+
+    return optax.chain(
+        scale_by_moments(0.9, 0.999),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def adam(lr: float, beta_1: float = 0.9, beta_2: float = 0.999) -> optax.GradientTransformation:
+    """Adam with a constant rate."""
+    return optax.chain(scale_by_moments(beta_1, beta_2), optax.scale_by_learning_rate(lr))
+
+
+def scale_by_moments(beta_1: float, beta_2: float) -> optax.GradientTransformation:
+    """optax's `scale_by_adam`, whose updates wait for the new moments of tall arrays.
+
+    XLA would compute these twice, once within the new parameters: that takes a copy of the old
+    ones, and keeps the gradients until the end of the step. What a loop has made it takes as made.
+    """
+    adam = optax.scale_by_adam(beta_1, beta_2, _EPSILON)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+
+        def new_moments(gradient: Array, mean: Array, square: Array) -> tuple[Array, Array]:
+            def one_block(carry: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
+                old = state._replace(mu=block.cut(carry[0]), nu=block.cut(carry[1]))
+                new = adam.update(block.cut(gradient), old)[1]
+                return block.put(carry, block.only_new((new.mu, new.nu), (old.mu, old.nu)))
+
+            if not gradient.ndim:
+                new = adam.update(gradient, state._replace(mu=mean, nu=square))[1]
+                return new.mu, new.nu
+            return fold_blocks(gradient.shape[0], ROWS_AT_ONCE, (mean, square), one_block)
+
+        moments = jax.tree.map(new_moments, gradients, state.mu, state.nu)
+        mu, nu = jax.tree.transpose(
+            jax.tree.structure(gradients), jax.tree.structure((0, 0)), moments
+        )
+        state = state._replace(count=optax.safe_increment(state.count), mu=mu, nu=nu)
+        means = optax.tree.bias_correction(mu, beta_1, state.count)
+        squares = optax.tree.bias_correction(nu, beta_2, state.count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _EPSILON), means, squares)
+        return updates, state
+
+    return optax.GradientTransformation(adam.init, update)

@@ -1,0 +1,168 @@
+"""What a recommender is made of: taken from a trained run, written to a folder, read from one.
+
+A folder holds `recommender.json` (version, ids, widths of the raw features), `config.yaml` (the
+run's settings) and `arrays.npz` (vectors or weights, seen pairs, and what vectors of new users and
+items are made from). It serves without the dataset, its graphs, or a forward pass.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mmssl_jax.compilation import compiler_options
+from mmssl_jax.config import Config
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.method import ItemWeights, Knowledge, Scorer, Vectors
+from mmssl_jax.methods import METHODS
+from mmssl_jax.parallel import in_float32, replicate
+from mmssl_jax.recommend.catalogue import NewItems
+from mmssl_jax.recommend.features import features_of, has_any
+from mmssl_jax.records.log import write_text
+from mmssl_jax.run_config import dump_config, read_config
+from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
+
+VERSION = 1
+FILES = ("recommender.json", "config.yaml", "arrays.npz")
+SCORERS: dict[str, Callable[..., Scorer]] = {"vectors": Vectors, "item_weights": ItemWeights}
+
+
+class Contents(NamedTuple):
+    """Everything that lists are made from.
+
+    seen: (user, item) pairs of "train", of "validation", and of the "rest": test pairs and those
+    with cold items. widths: {modality: width of its raw features}. knowledge: what vectors of new
+    users and items are made from, None for a method that makes none. untrained: the items without a
+    training interaction that have features.
+    """
+
+    config: Config
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    scorer: Scorer
+    seen: dict[str, np.ndarray]
+    widths: dict[str, int]
+    knowledge: Knowledge | None
+    untrained: NewItems
+
+
+def contents_of(problem: Problem, state: TrainState) -> Contents:
+    """Runs a restored model once; the arrays lie on the first of the problem's devices."""
+    dataset, method, only = problem.dataset, problem.method, problem.devices[:1]
+    knowledge = None
+    if method.INDUCTIVE is not None:
+        learn = method.INDUCTIVE.learn
+        options = compiler_options(only[0].platform)
+        compiled = jax.jit(
+            in_float32(lambda state, inputs: learn(method, state, inputs)),
+            compiler_options=options,
+        )
+        knowledge = compiled(*replicate((state.method, problem.inputs), only))
+    degree = np.bincount(dataset.train[:, 1], minlength=dataset.n_items)
+    untrained = np.flatnonzero((degree == 0) & has_any(dataset))
+    return Contents(
+        config=problem.config,
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+        scorer=replicate(compile_embedding(problem)(state), only),
+        seen={
+            "train": dataset.train,
+            "validation": dataset.validation,
+            "rest": np.concatenate([dataset.test, problem.cold.interactions]),
+        },
+        widths={m: x.shape[1] for m, x in dataset.features.items()},
+        knowledge=knowledge,
+        untrained=NewItems(dataset.item_ids[untrained], features_of(dataset, untrained)),
+    )
+
+
+def write_contents(contents: Contents, folder: Path) -> None:
+    """Writes a new folder, which appears only when it is whole.
+
+    Raises DatasetError where something is in its place.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DatasetError(f"{folder} is in use: name a new folder for the recommender")
+    kind = next(name for name, scorer in SCORERS.items() if type(contents.scorer) is scorer)
+    knowledge = {} if contents.knowledge is None else contents.knowledge._asdict()
+    arrays = {
+        "scorer": contents.scorer._asdict(),
+        "seen": contents.seen,
+        "knowledge": knowledge,
+        "untrained": dict(contents.untrained.features),
+    }
+    record = {
+        "version": VERSION,
+        "scorer": kind,
+        "user_ids": contents.user_ids.tolist(),
+        "item_ids": contents.item_ids.tolist(),
+        "untrained": np.asarray(contents.untrained.ids).tolist(),
+        "widths": contents.widths,
+    }
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    flat = {key: np.asarray(x) for key, x in flatten_dict(arrays, sep="/").items()}
+    np.savez(unfinished / "arrays.npz", **flat)  # type: ignore[arg-type]
+    write_text(unfinished / "config.yaml", dump_config(contents.config))
+    write_text(unfinished / "recommender.json", json.dumps(record))
+    if folder.exists():
+        folder.rmdir()
+    unfinished.rename(folder)
+
+
+def read_contents(folder: Path) -> Contents:
+    """Reads a folder that `write_contents` wrote; no pickles.
+
+    Raises DatasetError for another folder, or one that a later version wrote.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise DatasetError(
+            f"{folder} has no {', '.join(missing)}: expected a folder that Recommender.save wrote; "
+            "a run's directory is read by Recommender.from_run"
+        )
+    try:
+        record = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
+        if record["version"] > VERSION:
+            raise DatasetError(
+                f"{folder} was saved by a later version of this package (format "
+                f"{record['version']}, this one reads up to {VERSION}): install that version"
+            )
+        with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+            arrays = unflatten_dict(dict(file), sep="/")
+        config = read_config(folder / "config.yaml")
+        inductive = METHODS[config.method].INDUCTIVE
+        found, knowledge = arrays.get("knowledge"), None
+        if inductive is not None and found is not None:
+            kind = inductive.kind
+            # A dict without entries leaves no array behind.
+            knowledge = kind(**{name: found.get(name, {}) for name in kind._fields})
+        untrained = arrays.get("untrained", {})
+        return Contents(
+            config=config,
+            user_ids=_ids(record["user_ids"]),
+            item_ids=_ids(record["item_ids"]),
+            scorer=SCORERS[record["scorer"]](**arrays["scorer"]),
+            seen=arrays["seen"],
+            widths=record["widths"],
+            knowledge=knowledge,
+            untrained=NewItems(_ids(record["untrained"]), untrained),
+        )
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"{folder} is damaged ({type(error).__name__}: {error}): save the recommender again"
+        ) from error
+
+
+def _ids(raw: list[int] | list[str]) -> np.ndarray:
+    """Whole numbers, or texts of any length."""
+    return np.array(raw, np.int64 if raw and isinstance(raw[0], int) else object)

@@ -1,0 +1,92 @@
+"""Training batches, drawn on the device: users, one positive and one negative each."""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from mmssl_jax.graph.rows import InteractionRows
+
+
+class Batch(NamedTuple):
+    """Triples (user, positive, negative); a negative is never a training positive."""
+
+    users: Int[Array, " B"]
+    positives: Int[Array, " B"]
+    negatives: Int[Array, " B"]
+
+
+def steps_per_epoch(n_train: int, batch_size: int) -> int:
+    """Steps of one epoch: training interactions // batch size + 1."""
+    return n_train // batch_size + 1
+
+
+def sample_users(key: Key[Array, ""], rows: InteractionRows, batch_size: int) -> Int[Array, " B"]:
+    """Users that can be sampled, uniformly and without replacement while there are enough."""
+    n_samplers = rows.samplers.shape[0]
+    chosen = jax.random.choice(key, n_samplers, (batch_size,), replace=batch_size > n_samplers)
+    return rows.samplers[chosen]
+
+
+def sample_positives(
+    key: Key[Array, ""], rows: InteractionRows, users: Int[Array, " B"]
+) -> Int[Array, " B"]:
+    """One training item per user, uniformly from the user's own."""
+    degree = rows.start[users + 1] - rows.start[users]
+    place = jax.random.randint(key, users.shape, 0, degree)
+    return rows.items[rows.start[users] + place]
+
+
+def sample_negatives(
+    key: Key[Array, ""], rows: InteractionRows, users: Int[Array, " B"], n_items: int
+) -> Int[Array, " B"]:
+    """One item per user, uniformly from those it has no training interaction with.
+
+    Exact and without rejection: draw a rank r among the user's I - d other items; with the user's
+    ascending items p_0 < p_1 < .., the item of that rank is r + j, where j counts the p_j with
+    p_j - j <= r. That difference never decreases, so j is found by bisection.
+    """
+    first, end = rows.start[users], rows.start[users + 1]
+    rank = jax.random.randint(key, users.shape, 0, n_items - (end - first))
+    last = rows.items.shape[0] - 1
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        passed = rows.items[jnp.minimum(middle, last)] - (middle - first) <= rank
+        is_open = low < high
+        low_next = jnp.where(is_open & passed, middle + 1, low)
+        return low_next, jnp.where(is_open & ~passed, middle, high)
+
+    # A loop and not its unrolled body, which some versions of XLA take minutes to fuse.
+    n_halvings = math.ceil(math.log2(n_items + 1))
+    low, _ = jax.lax.fori_loop(0, n_halvings, halve, (first, end))
+    return rank + (low - first)
+
+
+def sample_interactions(
+    key: Key[Array, ""], rows: InteractionRows, batch_size: int
+) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """Users and positives of training interactions, uniformly, without replacement if enough."""
+    n_edges = rows.items.shape[0]
+    chosen = jax.random.choice(key, n_edges, (batch_size,), replace=batch_size > n_edges)
+    return rows.users[chosen], rows.items[chosen]
+
+
+def sample_batch(
+    key: Key[Array, ""],
+    rows: InteractionRows,
+    batch_size: int,
+    n_items: int,
+    by: Literal["user", "interaction"],
+) -> Batch:
+    """A batch of triples; `by` tells whether users or interactions are drawn uniformly."""
+    user_key, positive_key, negative_key = jax.random.split(key, 3)
+    if by == "interaction":
+        users, positives = sample_interactions(user_key, rows, batch_size)
+    else:
+        users = sample_users(user_key, rows, batch_size)
+        positives = sample_positives(positive_key, rows, users)
+    return Batch(users, positives, sample_negatives(negative_key, rows, users, n_items))
