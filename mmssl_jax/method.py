@@ -64,6 +64,7 @@ class Inductive(NamedTuple):
     ]
 
 
+@runtime_checkable
 class Method(Protocol):
     """A recommender with its settings and static sizes bound; hashable, so JAX may compile by it.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import jax
 from jaxtyping import Array, Key
@@ -84,7 +84,7 @@ class MMSSL(Setup):
     }
 
     @classmethod
-    def build(cls, config: MMSSLConfig, dataset: Dataset, n_devices: int = 1) -> Self:
+    def build(cls, config: MMSSLConfig, dataset: Dataset, n_devices: int = 1) -> "MMSSL":
         """The method for a dataset, with a batch shared by `n_devices`."""
         return cls(config, problem_sizes(dataset, config, n_devices))
 
