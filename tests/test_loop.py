@@ -142,18 +142,18 @@ class Awaited:
 
 
 def test_an_epoch_is_timed_until_its_figures_are_there(tmp_path, monkeypatch):
-    waited_for, dispatch_epoch, read_epoch = [], epochs.dispatch_epoch, epochs.read_epoch
+    waited_for, dispatch_epoch, read_figures = [], epochs.dispatch_epoch, epochs.read_figures
 
     def dispatch(*arguments):
         state, epoch = dispatch_epoch(*arguments)
         return state, epoch._replace(ranking=Awaited(epoch.ranking))
 
-    def read(problem, programs, epoch, *rest):  # called with the seconds
+    def read(problem, programs, epoch, *rest):  # called when the seconds were taken
         waited_for.append(epoch.ranking.waited_for)
-        return read_epoch(problem, programs, epoch._replace(ranking=epoch.ranking.array), *rest)
+        return read_figures(problem, programs, epoch._replace(ranking=epoch.ranking.array), *rest)
 
     monkeypatch.setattr(epochs, "dispatch_epoch", dispatch)
-    monkeypatch.setattr(epochs, "read_epoch", read)
+    monkeypatch.setattr(epochs, "read_figures", read)
     config = tiny_config("paper", {"train.epochs": 2})
     fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
     assert waited_for == [True, True]
@@ -207,8 +207,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
 def test_the_last_good_checkpoint_survives(tmp_path, monkeypatch):
     config, run, real = tiny_config(), tmp_path / "run", epochs.check_finite
 
-    def break_epoch_1(losses, epoch, run):
-        real({**losses, "bpr": math.nan if epoch == 1 else 0.0}, epoch, run)
+    def break_epoch_1(losses, epoch, *rest):
+        real({**losses, "bpr": math.nan if epoch == 1 else 0.0}, epoch, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "check_finite", break_epoch_1)
