@@ -13,7 +13,7 @@ import pytest
 
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.data.synthetic import planted_dataset
+from mmssl_jax.data.synthetic import Plan, planted_dataset
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, batch_edges, interaction_rows
 from mmssl_jax.methods.mmssl import MMSSL
 from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
@@ -61,7 +61,7 @@ def tiny_config(preset: str = "paper", changes: Mapping[str, Any] | None = None)
 
 
 def tiny_dataset(seed: int = 0) -> Dataset:
-    return planted_dataset(seed=seed, n_users=60, n_items=40, n_topics=8, width=6)
+    return planted_dataset(seed=seed, n_users=60, n_items=40, plan=Plan(n_topics=8, width=6))
 
 
 def partial_dataset() -> Dataset:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmssl_jax.data.synthetic import planted_dataset
+from mmssl_jax.data.synthetic import Plan, planted_dataset
 from mmssl_jax.methods.mmssl.renewal import rebuild_for_all
 from mmssl_jax.methods.mmssl.step import forward, train_steps
 from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
@@ -102,7 +102,7 @@ N_USERS, N_ITEMS = 331, 293
 
 def big_problem(preset: str):
     changes = {"structure.block_users": 16, "game.block_items": 32, "structure.k_rate": 0.011}
-    data = planted_dataset(n_users=N_USERS, n_items=N_ITEMS, n_topics=8, width=6)
+    data = planted_dataset(n_users=N_USERS, n_items=N_ITEMS, plan=Plan(n_topics=8, width=6))
     return load_problem(tiny_config(preset, {"sampling.batch_size": 24, **changes}), data)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmssl_jax.config import override
-from mmssl_jax.data.synthetic import planted_dataset
+from mmssl_jax.data.synthetic import Plan, planted_dataset
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.loop import fit
 
@@ -21,7 +21,7 @@ def test_a_short_demo_beats_popularity_and_chance(tmp_path):
         "parallel.devices": 1,
     }
     config = override(read_config(DEMO), changes)
-    dataset = planted_dataset(n_users=400, n_items=300, n_topics=20, width=16)
+    dataset = planted_dataset(n_users=400, n_items=300, plan=Plan(n_topics=20, width=16))
     result = fit(config, tmp_path / "run", dataset=dataset, quiet=True)
     recall = result["test"]["recall@20"]
     assert recall > 1.3 * result["baselines"]["popularity"]["recall@20"]

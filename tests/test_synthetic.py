@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.data import Dataset, planted_dataset, planted_vectors
+from mmssl_jax.data.synthetic import Plan
 
 
 def interaction_matrix(data: Dataset) -> np.ndarray:
@@ -112,7 +113,7 @@ def test_generation_takes_under_two_seconds():
 
 
 def test_sizes_are_as_asked():
-    data = planted_dataset(n_users=60, n_items=40, n_topics=8, width=5)
+    data = planted_dataset(n_users=60, n_items=40, plan=Plan(n_topics=8, width=5))
     assert (data.n_users, data.n_items) == (60, 40)
     assert {x.shape for x in data.features.values()} == {(40, 5)}
 

@@ -6,6 +6,8 @@ pairs, each modality in other pairs, and under noise. So features tell what new 
 about, but not precisely; interactions tell it precisely, but most users and items have few.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,30 +16,41 @@ from mmssl_jax.data.dataset import SPLITS, Dataset, unique_edges
 MODALITIES = ("visual", "acoustic", "textual")
 
 
+class Plan(NamedTuple):
+    """What shapes a planted dataset beside its numbers of users, items and modalities.
+
+    width: features per item. noise: standard deviation of the features' noise, whose signal has
+    unit variance. mean_extra: mean number of interactions per user above the least number, 3.
+    """
+
+    n_topics: int = 40
+    width: int = 32
+    noise: float = 1.2
+    mean_extra: float = 4.0
+
+
+DEFAULT_PLAN = Plan()
+
+
 def planted_dataset(
     seed: int = 0,
     n_users: int = 1200,
     n_items: int = 800,
     n_modalities: int = 2,
-    n_topics: int = 40,
-    width: int = 32,
-    noise: float = 1.2,
-    mean_extra: float = 4.0,
+    plan: Plan = DEFAULT_PLAN,
 ) -> Dataset:
     """A checked Dataset drawn from planted_vectors; equal arguments give equal data.
 
-    n_modalities: 2 (visual, acoustic) or 3 (and textual; the rest stays the same). width: features
-    per item. noise: standard deviation of the features' noise, whose signal has unit variance.
-    mean_extra: mean number of interactions per user above the least number, 3.
+    n_modalities: 2 (visual, acoustic) or 3 (and textual; the rest stays the same).
     Raises ValueError on another n_modalities.
     """
     if n_modalities not in (2, 3):
         raise ValueError(f"n_modalities is {n_modalities}, expected 2 or 3")
-    tastes, topics, bias = _plan(seed, n_users, n_items, n_topics)
-    splits = _draw_splits(np.random.default_rng([seed, 1]), tastes, topics, bias, mean_extra)
+    tastes, topics, bias = _truth(seed, n_users, n_items, plan.n_topics)
+    splits = _draw_splits(np.random.default_rng([seed, 1]), tastes, topics, bias, plan.mean_extra)
     rng = np.random.default_rng([seed, 2])
     names = MODALITIES[:n_modalities]
-    features = {name: _features(rng, topics, width, noise) for name in names}
+    features = {name: _features(rng, topics, plan.width, plan.noise) for name in names}
     dataset = Dataset(
         name=f"planted-{seed}",
         source="mmssl_jax.data.synthetic",
@@ -60,13 +73,13 @@ def planted_vectors(
     It is the log-odds that planted_dataset of equal arguments draws from,
     log_odds[u, i] = strength * tastes[u] . topics[i] + log popularity[i].
     """
-    tastes, topics, bias = _plan(seed, n_users, n_items, n_topics)
+    tastes, topics, bias = _truth(seed, n_users, n_items, n_topics)
     users = np.concatenate([tastes, np.ones((n_users, 1))], axis=1)
     items = np.concatenate([topics, bias[:, None]], axis=1)
     return users.astype(np.float32), items.astype(np.float32)
 
 
-def _plan(
+def _truth(
     seed: int, n_users: int, n_items: int, n_topics: int, strength: float = 7.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
     """The hidden truth: scaled tastes [U, T], topics [I, T] and log popularity [I]."""
