@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmssl_jax.cli.commands import default_run, eval_command, train_command
 
-from mmssl_jax.config import Config, override
+from mmssl_jax.cli.eval import eval_command
+from mmssl_jax.cli.train import default_run, train_command
+from mmssl_jax.config import DataConfig
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.data.load import require_data
 from mmssl_jax.records.log import read_records
-from mmssl_jax.training.problem import require_data
 from tests.problems import CHANGES, flags, share_programs, tiny_dataset, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +147,7 @@ def test_evaluating_a_run_without_checkpoints(finished, refused, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--split=train", "--checkpoint=first", "--splitt=test", "--filter=none"]
+    "flag", ["--split=train", "--checkpoint=first", "--splitt=test", "--filter=some"]
 )
 def test_flags_of_eval_are_checked(finished, refused, flag):
     assert flag[2:].split("=")[0] in refused(eval_command, f"--run={finished}", flag)
@@ -242,7 +243,7 @@ def test_devices_that_do_not_fit(refused, settings, tmp_path):
 
 def test_where_runs_go():
     assert re.fullmatch(r"runs/baby-\d{8}-\d{6}", str(default_run(["a.yaml", "c/baby.yaml"], "")))
-    assert default_run([], "released").name.startswith("released-")
+    assert default_run([], "lightgcn").name.startswith("lightgcn-")
 
 
 def test_a_run_without_a_name(printed, settings, tmp_path, monkeypatch):
@@ -265,7 +266,7 @@ def test_the_scripts_show_their_help(script):
 
 
 def test_a_dataset_that_moved_is_asked_for(tmp_path):
-    config = override(Config(), {"data.path": str(tmp_path / "gone")})
+    config = DataConfig(path=str(tmp_path / "gone"))
     with pytest.raises(DatasetError, match=r"gone: no folder .*--data\.path .*--data_path"):
         require_data(config, tmp_path / "run")
-    require_data(override(Config(), {"data.format": "synthetic"}), tmp_path / "run")
+    require_data(DataConfig(format="synthetic"), tmp_path / "run")

@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 
-from mmssl_jax.config import Config, ConfigError, check_config, flatten, override
-from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS, preset_config
-from mmssl_jax.training.problem import compile_steps, load_problem
+from mmssl_jax.config import ConfigError, flatten, override
+from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
+from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS
+from mmssl_jax.training.problem import compile_training, load_problem
 from tests.problems import tiny_config, tiny_dataset
 
 
 def test_the_defaults_are_the_paper_preset():
-    assert preset_config("paper") == Config()
+    assert preset_config("paper") == MMSSLConfig()
 
 
 def test_the_presets_differ_in_the_departures_alone():
@@ -35,27 +36,27 @@ def test_a_departure_departs_and_is_listed_once():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_pass_the_checks_once_there_is_data(name):
-    check_config(override(preset_config(name), {"data.path": "somewhere"}))
+    override(preset_config(name), {"data.path": "somewhere"}).check()
 
 
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().model.dim = 3
+        MMSSLConfig().model.dim = 3
 
 
 def test_flatten_names_every_setting_by_stage():
-    flat = flatten(Config())
+    flat = flatten(MMSSLConfig())
     assert flat["optim.lr"] == 5.5e-4
     assert flat["preset"] == "paper"
     assert not any(dataclasses.is_dataclass(value) for value in flat.values())
 
 
 def test_override_changes_what_is_named_and_nothing_else():
-    before = Config()
+    before = MMSSLConfig()
     after = override(before, {"optim.lr": 0.5, "preset": "released", "eval.ks": (3,)})
     changed = {k: v for k, v in flatten(after).items() if flatten(before)[k] != v}
     assert changed == {"optim.lr": 0.5, "preset": "released", "eval.ks": (3,)}
-    assert before == Config()
+    assert before == MMSSLConfig()
 
 
 @pytest.mark.parametrize(
@@ -63,19 +64,19 @@ def test_override_changes_what_is_named_and_nothing_else():
 )
 def test_override_refuses_unknown_keys(key):
     with pytest.raises(ConfigError, match="there is no setting"):
-        override(Config(), {key: 1})
+        override(MMSSLConfig(), {key: 1})
 
 
 @pytest.mark.parametrize("key", ["__class__", "optim.__doc__"])
 def test_override_refuses_attributes_that_are_no_settings(key):
     with pytest.raises(ConfigError, match="there is no setting"):
-        override(Config(), {key: None})
+        override(MMSSLConfig(), {key: None})
 
 
 @pytest.mark.parametrize("key", ["optim", "data"])
 def test_override_refuses_a_value_for_a_whole_stage(key):
     with pytest.raises(ConfigError, match="there is no setting"):
-        override(Config(), {key: 3})
+        override(MMSSLConfig(), {key: 3})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_override_refuses_a_value_for_a_whole_stage(key):
 )
 def test_settings_that_do_not_fit_together(changes, message):
     with pytest.raises(ConfigError, match=message):
-        check_config(tiny_config("paper", changes))
+        tiny_config("paper", changes).check()
 
 
 def test_too_many_devices():
@@ -105,4 +106,4 @@ def test_a_batch_that_cannot_be_shared():
     changes = {"parallel.devices": 4, "sampling.batch_size": 30}
     problem = load_problem(tiny_config("paper", changes), tiny_dataset())
     with pytest.raises(ConfigError, match="batch_size 30 cannot be shared by 4 devices"):
-        compile_steps(problem)
+        compile_training(problem)

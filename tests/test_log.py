@@ -78,11 +78,12 @@ def test_epoch_line():
         "seconds": 2.0,
         "validation/ndcg@5": 0.1,
     }
-    line = epoch_line(record, "ndcg@5", True)
+    watched = ("bpr", "generator_loss", "critic_loss")
+    line = epoch_line(record, watched, "ndcg@5", True)
     for part in ("epoch    3", "bpr 0.25", "critic_loss -1.5", "val ndcg@5 0.1000 *", "2.0 s"):
         assert part in line
     assert "generator_loss" not in line
-    assert "*" not in epoch_line(record, "ndcg@5", False)
+    assert "*" not in epoch_line(record, watched, "ndcg@5", False)
 
 
 def test_metric_table():
