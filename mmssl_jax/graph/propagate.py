@@ -32,7 +32,8 @@ def _propagate(
     receivers: Int[Array, " E"],
     senders_x: Float[Array, "S C"],
 ) -> Float[Array, "R C"]:
-    return _sum_messages(n_receivers, weights, senders, receivers, senders_x, True)
+    edges = weights, senders, receivers
+    return _sum_messages(n_receivers, edges, senders_x, is_sorted=True)
 
 
 def _forward(
@@ -49,7 +50,8 @@ def _forward(
 def _backward(n_receivers: int, residuals: tuple, gradient: Float[Array, "R C"]) -> tuple:
     """Messages the other way."""
     weights, senders, receivers, like = residuals
-    of_x = _sum_messages(like.shape[0], weights, receivers, senders, gradient, False)
+    edges = weights, receivers, senders
+    of_x = _sum_messages(like.shape[0], edges, gradient, is_sorted=False)
     of_x = of_x.astype(like.dtype)
     no_tangent = np.zeros(senders.shape, jax.dtypes.float0)
     return jnp.zeros_like(weights), no_tangent, no_tangent, of_x
@@ -60,17 +62,17 @@ _propagate.defvjp(_forward, _backward)
 
 def _sum_messages(
     n_receivers: int,
-    weights: Float[Array, " E"],
-    senders: Int[Array, " E"],
-    receivers: Int[Array, " E"],
+    edges: tuple[Float[Array, " E"], Int[Array, " E"], Int[Array, " E"]],
     x: Float[Array, "S C"],
     is_sorted: bool,
 ) -> Float[Array, "R C"]:
+    """Sums of w x over edges (weights, from, to), sorted by `to` or not."""
+
     def add_piece(total: Float[Array, "R C"], piece: Block) -> Float[Array, "R C"]:
-        w, from_nodes, to_nodes = piece.cut((weights, senders, receivers))
+        w, from_nodes, to_nodes = piece.cut(edges)
         messages = piece.only_new(w, 0.0)[:, None] * x[from_nodes]
         return total.at[to_nodes].add(messages, indices_are_sorted=is_sorted)
 
-    dtype = jnp.promote_types(weights.dtype, x.dtype)
+    dtype = jnp.promote_types(edges[0].dtype, x.dtype)
     start = zeros_of_its_own((n_receivers, x.shape[1]), dtype, x)
-    return fold_blocks(weights.shape[0], vectors_at_once(x.shape[1]), start, add_piece)
+    return fold_blocks(len(edges[0]), vectors_at_once(x.shape[1]), start, add_piece)

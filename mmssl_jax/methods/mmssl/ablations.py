@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mmssl_jax.config import ConfigError, flatten
 from mmssl_jax.method import BASE, Variant
 from mmssl_jax.methods.mmssl.config import MMSSLConfig
-from mmssl_jax.methods.mmssl.presets import DEPARTURES
+from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS
 
 NOT_STUDIED = ("critic.hidden", "loss.mask_repeated")
 
@@ -38,7 +39,16 @@ def departures(base: MMSSLConfig, modalities: Sequence[str]) -> list[Variant]:
     A switch that needs another to be valid brings it along, so `04-edge_users` differs from
     `11-source` by the tiling alone. Left out are the critic's widths, which cost most and mean
     least, and row 23, which shows only where a batch holds a user twice.
+    Raises ConfigError unless the base is the paper preset in what is switched.
     """
+    del modalities  # the switches are the same whatever there are
+    now, paper = flatten(base), PRESETS["paper"]
+    changed = [k for k, v in paper.items() if now[k] != v and k not in NOT_STUDIED]
+    if changed:
+        raise ConfigError(
+            f"the study of departures starts from the paper preset, but {', '.join(changed)} "
+            "differ from it: take these settings out"
+        )
     # Edges are collected from batches only where they become the graph every T steps, and the
     # release's tiling is a property of that collection. T = 1 would leave the graph empty after one
     # step (row 3), so nothing else would show; T = 2 keeps the edges of one batch.

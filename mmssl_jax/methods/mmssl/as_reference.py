@@ -33,7 +33,7 @@ def plain_state(state: State) -> reference.State:
     return reference.State(
         step=state.step,
         generator=state.generator,
-        critic=state.critic,
+        critic=state.critic or {},
         generator_opt=state.generator_opt,
         critic_opt=state.critic_opt,
         learned={m: plain_edges(graph) for m, graph in state.learned.items()},

@@ -72,7 +72,7 @@ class State(NamedTuple):
 
     step: Int[Array, ""]
     generator: dict
-    critic: dict  # None, as its moments, where no adversarial game is played
+    critic: dict  # empty where no adversarial game is played
     generator_opt: optax.OptState
     critic_opt: optax.OptState | None
     learned: dict[str, Edges]  # G_m; at first the observed graph
@@ -262,9 +262,7 @@ class Critic(nn.Module):
         return config.score_bound * nn.sigmoid(score) if config.score_bound else score
 
 
-def score(
-    params: dict | None, config: CriticConfig, rows: Rows, dropout: Dropout
-) -> Float[Array, " N"]:
+def score(params: dict, config: CriticConfig, rows: Rows, dropout: Dropout) -> Float[Array, " N"]:
     """score(r) of each row r, by the critic with these parameters."""
     rngs = None if dropout is None else {"dropout": dropout}
     # Batch normalisation also keeps running means, which nothing reads.
