@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmssl_jax.config import Config, override
+from mmssl_jax.config import override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.readers import read_dataset
-from mmssl_jax.methods.mmssl.config import preset_config
-from mmssl_jax.methods.mmssl.draws import Draws
-from mmssl_jax.methods.mmssl.game.adversarial import GameDraws
-from mmssl_jax.methods.mmssl.state import Inputs, Sizes, make_inputs, problem_sizes
+from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
+from mmssl_jax.methods.mmssl.draws import Draws, GameDraws
+from mmssl_jax.methods.mmssl.state import Inputs, Setup, make_inputs, problem_sizes
 from mmssl_jax.sampling import Batch
 
 CRITIC_ROWS = ("fake", "real", "interpolated", "generator")
@@ -29,9 +28,8 @@ class Golden(NamedTuple):
     modalities: tuple[str, ...]
     constants: dict[str, Any]
     dataset: Dataset
-    config: Config
+    setup: Setup
     inputs: Inputs
-    sizes: Sizes
 
 
 class GoldenError(ValueError):
@@ -64,7 +62,7 @@ def read_golden(directory: Path) -> Golden:
         # A golden batch may hold a user twice.
         batch_edges=max(sizes.batch_edges, *(int(batch.sum()) for batch in batches)),
     )
-    return Golden(arrays, modalities, constants, dataset, config, inputs, sizes)
+    return Golden(arrays, modalities, constants, dataset, Setup(config, sizes), inputs)
 
 
 def require_arrays(arrays: dict[str, np.ndarray], modalities: tuple[str, ...], steps: int) -> None:
@@ -117,7 +115,7 @@ def in_our_order(golden: Golden, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([blocks[modality] for modality in golden.dataset.modalities])
 
 
-def golden_config(constants: dict[str, Any]) -> Config:
+def golden_config(constants: dict[str, Any]) -> MMSSLConfig:
     """The `released` preset with the golden run's sizes and rates, and no dropout."""
     return override(
         preset_config("released"),

@@ -10,24 +10,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mmssl_jax.methods.mmssl.optimizers import critic_optimizer, generator_optimizer
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.method import Vectors
 from mmssl_jax.methods.mmssl.draws import Draws, share_batch
 from mmssl_jax.methods.mmssl.game.adversarial import critic_projections, score_rows
-from mmssl_jax.methods.mmssl.state import TrainState, critic_module, init_state
+from mmssl_jax.methods.mmssl.state import (
+    State,
+    critic_module,
+    critic_optimizer,
+    forward,
+    init_state,
+)
 from mmssl_jax.methods.mmssl.step import (
     apply_critic,
     apply_generator,
     critic_gradients,
-    forward,
     forward_with_pullback,
     generator_gradients,
     train_step,
 )
+from mmssl_jax.optimizers import adamw
 from mmssl_jax.parallel import in_float32, local_devices
-from mmssl_jax.ranking.evaluate import make_evaluator
+from mmssl_jax.ranking.evaluate import HeldOut, make_evaluator
+from mmssl_jax.ranking.lists import Scoring
 from tests.parity.golden import (
     Golden,
     critic_params,
@@ -57,21 +64,19 @@ def relative_error(ours: Any, golden: np.ndarray) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def golden_state(golden: Golden) -> TrainState:
+def golden_state(golden: Golden) -> State:
     """The state before step 0."""
-    state = init_state(golden.inputs, golden.config, golden.sizes)
+    state = init_state(golden.setup, jax.random.key(0), golden.inputs)
     return state._replace(
         generator=generator_params(golden.arrays, "init/generator"),
         critic=critic_params(golden.arrays, "init/critic"),
     )
 
 
-def free_running(golden: Golden) -> Iterator[Error | TrainState]:
+def free_running(golden: Golden) -> Iterator[Error | State]:
     """Runs all steps from the initial parameters; yields the errors of the loss terms, the state
     before each step, and at last the state after the last one."""
-    step = jax.jit(
-        lambda state, draws: train_step(state, draws, golden.inputs, golden.config, golden.sizes)
-    )
+    step = jax.jit(lambda state, draws: train_step(golden.setup, state, draws, golden.inputs))
     state = golden_state(golden)
     for index in range(golden.constants["steps"]):
         yield state
@@ -98,9 +103,9 @@ def free_running(golden: Golden) -> Iterator[Error | TrainState]:
 def left_out(golden: Golden) -> list[str]:
     """Loss terms that this project does not compute because their weight is 0."""
     names = []
-    if not golden.config.game.weight:
+    if not golden.setup.config.game.weight:
         names += ["gradient_penalty", "score_fake", "score_real", "adversarial"]
-    if not golden.config.loss.contrastive:
+    if not golden.setup.config.loss.contrastive:
         names += [f"contrastive_{modality}" for modality in golden.modalities]
     return names
 
@@ -113,13 +118,14 @@ def dense_graph(graph: BipartiteGraph, n_users: int, n_items: int) -> tuple[jax.
     )
 
 
-def graph_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+def graph_errors(golden: Golden, state: State, step: int) -> Iterator[Error]:
     """The propagation matrices that a step uses, the learned ones from the free-running state."""
+    sizes = golden.setup.sizes
     graphs = {"": golden.inputs.observed.features} | {
         f"{modality}_": graph for modality, graph in state.learned.items()
     }
     for name, graph in graphs.items():
-        both = dense_graph(graph, golden.sizes.n_users, golden.sizes.n_items)
+        both = dense_graph(graph, sizes.n_users, sizes.n_items)
         for side, ours in zip(("ui", "iu"), both, strict=True):
             theirs = golden.arrays[f"step{step}/graph/{name}{side}"]
             rebuilt = " after a rebuild" if step > golden.constants["T"] else ""
@@ -127,7 +133,7 @@ def graph_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error
             yield Error(f"graph {kind}", relative_error(ours, theirs), 1e-5)
 
 
-def teacher_forced(golden: Golden, state: TrainState, step: int) -> TrainState:
+def teacher_forced(golden: Golden, state: State, step: int) -> State:
     """The state before a step with the golden parameters and the free-running learned graphs."""
     before = f"step{step - 1}" if step else "init"
     suffix = "_after" if step else ""
@@ -137,16 +143,11 @@ def teacher_forced(golden: Golden, state: TrainState, step: int) -> TrainState:
     )
 
 
-def forward_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+def forward_errors(golden: Golden, state: State, step: int) -> Iterator[Error]:
     """Outputs of the forward pass."""
     draws = golden_draws(golden, step)
     embeddings = forward(
-        state.generator,
-        state.learned,
-        golden.inputs,
-        golden.config,
-        golden.sizes,
-        draws.generator_forward,
+        golden.setup, state.generator, state.learned, golden.inputs, draws.generator_forward
     )
     ours = {"user": embeddings.user, "item": embeddings.item}
     ours |= {"user_id_fused": embeddings.user, "item_id_fused": embeddings.item}
@@ -162,24 +163,19 @@ def forward_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Err
         yield Error(f"forward {name}", relative_error(value, theirs), 1e-5)
 
 
-def critic_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Error]:
+def critic_errors(golden: Golden, state: State, step: int) -> Iterator[Error]:
     """The critic's inputs, made dense by projecting with the identity, and its scores."""
-    draws, config, sizes = golden_draws(golden, step), golden.config, golden.sizes
-    share = share_batch(draws, golden.inputs, sizes, None)
-    embeddings = forward(
-        state.generator, state.learned, golden.inputs, config, sizes, draws.critic_forward
-    )
-    users, edges = share.batch.users, share.edges
+    draws, setup = golden_draws(golden, step), golden.setup
+    share = share_batch(setup, draws, golden.inputs)
+    embeddings = forward(setup, state.generator, state.learned, golden.inputs, draws.critic_forward)
 
     def rows(kernel: jax.Array) -> dict[str, jax.Array]:
-        fake, real, between, _ = critic_projections(
-            kernel, embeddings, users, edges, draws.game, share.first_row, config
-        )
+        fake, real, between, _ = critic_projections(setup, kernel, embeddings, share)
         return {"fake": fake, "real": real, "interpolated": between, "generator": fake}
 
-    critic = critic_module(config, sizes)
+    critic = critic_module(setup)
     updated = critic_params(golden.arrays, f"step{step}/critic_after")
-    for name, dense in rows(jnp.eye(sizes.n_items)).items():
+    for name, dense in rows(jnp.eye(setup.sizes.n_items)).items():
         params = updated if name == "generator" else state.critic
         projection = rows(params["first_kernel"])[name]
         scores = score_rows(critic, params, projection, draws.game.dropout)
@@ -189,38 +185,29 @@ def critic_errors(golden: Golden, state: TrainState, step: int) -> Iterator[Erro
         yield Error(f"critic score {name}", relative_error(scores, theirs), 1e-5)
 
 
-Gradients = Callable[[TrainState, Draws], dict]
+Gradients = Callable[[State, Draws], dict]
 
 
 def compile_gradients(golden: Golden) -> tuple[Gradients, Gradients]:
     """The gradients of critic and generator as functions of a state and a step's draws."""
 
-    def of_critic(state: TrainState, draws: Draws) -> dict:
-        share = share_batch(draws, golden.inputs, golden.sizes, None)
-        embeddings = forward(
-            state.generator,
-            state.learned,
-            golden.inputs,
-            golden.config,
-            golden.sizes,
-            draws.critic_forward,
-        )
-        shared = (share, draws, golden.config, golden.sizes, None)
-        return critic_gradients(state, embeddings, *shared)[0]
+    setup, inputs = golden.setup, golden.inputs
 
-    def of_generator(state: TrainState, draws: Draws) -> dict:
-        share = share_batch(draws, golden.inputs, golden.sizes, None)
-        passed = forward_with_pullback(
-            state, golden.inputs, golden.config, golden.sizes, draws.generator_forward
-        )
-        shared = (share, draws, golden.config, golden.sizes, None)
-        return generator_gradients(state, *passed, *shared)[0]
+    def of_critic(state: State, draws: Draws) -> dict:
+        share = share_batch(setup, draws, inputs)
+        embeddings = forward(setup, state.generator, state.learned, inputs, draws.critic_forward)
+        return critic_gradients(setup, state, embeddings, share)[0]
+
+    def of_generator(state: State, draws: Draws) -> dict:
+        share = share_batch(setup, draws, inputs)
+        passed = forward_with_pullback(setup, state, inputs, draws)
+        return generator_gradients(setup, state, *passed, share)[0]
 
     return jax.jit(of_critic), jax.jit(of_generator)
 
 
 def gradient_errors(
-    golden: Golden, gradients: tuple[Gradients, Gradients], state: TrainState, step: int
+    golden: Golden, gradients: tuple[Gradients, Gradients], state: State, step: int
 ) -> Iterator[Error]:
     """Gradients at the golden parameters; the generator's against the golden updated critic."""
     draws, (of_critic, of_generator) = golden_draws(golden, step), gradients
@@ -254,22 +241,16 @@ def optimizer_errors(golden: Golden) -> Iterator[Error]:
     A change is some thousandth of its parameter, so that parameters alone would hide a wrong one,
     and two roundings of its parameter are no error of it.
     """
-    config, sizes = golden.config, golden.sizes
-    state = golden_state(golden)
+    setup, state = golden.setup, golden_state(golden)
     state = state._replace(
-        generator_opt=generator_optimizer(config.optim, sizes.steps_per_epoch).init(
-            state.generator
-        ),
-        critic_opt=critic_optimizer(config.optim).init(state.critic),
+        generator_opt=adamw(setup.config.optim, setup.sizes.steps_per_epoch).init(state.generator),
+        critic_opt=critic_optimizer(setup.config).init(state.critic),
     )
     for step in range(golden.constants["steps"]):
         before = teacher_forced(golden, state, step)
-        state = apply_critic(
-            before, critic_params(golden.arrays, f"step{step}/critic_grad"), config
-        )
-        state = apply_generator(
-            state, generator_params(golden.arrays, f"step{step}/generator_grad"), config, sizes
-        )
+        of_critic = critic_params(golden.arrays, f"step{step}/critic_grad")
+        of_generator = generator_params(golden.arrays, f"step{step}/generator_grad")
+        state = apply_generator(setup, apply_critic(setup, before, of_critic), of_generator)
         after = teacher_forced(golden, state, step + 1)
         for player in ("critic", "generator"):
             ours, theirs, old = (getattr(s, player) for s in (state, after, before))
@@ -286,11 +267,11 @@ def _within_rounding(ours: jax.Array, theirs: jax.Array) -> np.ndarray:
     return np.where(np.abs(ours - theirs) <= 2 * np.spacing(np.abs(theirs)), theirs, ours)
 
 
-def final_errors(golden: Golden, state: TrainState) -> Iterator[Error]:
+def final_errors(golden: Golden, state: State) -> Iterator[Error]:
     """Evaluation-mode embeddings at the golden final parameters."""
     last = golden.constants["steps"] - 1
     generator = generator_params(golden.arrays, f"step{last}/generator_after")
-    embeddings = forward(generator, state.learned, golden.inputs, golden.config, golden.sizes, None)
+    embeddings = forward(golden.setup, generator, state.learned, golden.inputs, None)
     for name, ours in (("user", embeddings.user), ("item", embeddings.item)):
         yield Error(f"final {name}", relative_error(ours, golden.arrays[f"final/{name}"]), 1e-5)
 
@@ -298,17 +279,12 @@ def final_errors(golden: Golden, state: TrainState) -> Iterator[Error]:
 def metric_errors(golden: Golden) -> Iterator[Error]:
     """Evaluation metrics of the golden final embeddings, absolute; ndcg is the release's own."""
     dataset, ks = golden.dataset, golden.constants["ks"]
+    final = Vectors(*(jnp.asarray(golden.arrays[f"final/{side}"]) for side in ("user", "item")))
     for split, name in (("validation", "val"), ("test", "test")):
-        evaluate = make_evaluator(
-            dataset.train,
-            dataset.splits[split],
-            dataset.n_users,
-            dataset.n_items,
-            ks,
-            local_devices(1),
-            golden.config.parallel.transform,
-        )
-        ours = evaluate(golden.arrays["final/user"], golden.arrays["final/item"])
+        pairs = HeldOut(dataset.n_users, dataset.n_items, dataset.train, dataset.splits[split])
+        transform = golden.setup.config.parallel.transform
+        evaluate = make_evaluator(pairs, Scoring(tuple(ks)), local_devices(1), transform)
+        ours = evaluate(final)
         n_users = len(golden.arrays[f"metrics/{name}/users"])
         yield Error(f"metric users {split}", abs(ours["users"] - n_users), 0.0)
         names = {"recall": "recall", "precision": "precision", "hit_ratio": "hit_ratio"}
@@ -330,7 +306,7 @@ def all_errors(golden: Golden) -> list[Error]:
 
     states = []
     for found in free_running(golden):
-        if isinstance(found, TrainState):
+        if isinstance(found, State):
             states.append(found)
         else:
             keep(iter([found]))

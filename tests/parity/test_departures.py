@@ -7,19 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmssl_jax.methods.mmssl.optimizers import generator_optimizer
 
-from mmssl_jax.config import Config, flatten, override
+from mmssl_jax.config import flatten, override
 from mmssl_jax.losses.contrastive import contrastive_loss
-from mmssl_jax.methods.mmssl.draws import draw, share_batch
+from mmssl_jax.method import Vectors
+from mmssl_jax.methods.mmssl import MMSSL
+from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
+from mmssl_jax.methods.mmssl.draws import GameDraws, Share, draw, share_batch
 from mmssl_jax.methods.mmssl.fusion import CrossModalAttention
 from mmssl_jax.methods.mmssl.game.adversarial import batch_real_rows, generated_rows
 from mmssl_jax.methods.mmssl.game.critic import Critic, hidden_widths
 from mmssl_jax.methods.mmssl.game.factored_rows import project_rows
 from mmssl_jax.methods.mmssl.learned_graphs import edges_per_user, learned_edges_of_batch
-from mmssl_jax.methods.mmssl.model import propagate_ids
-from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS, preset_config
-from mmssl_jax.methods.mmssl.step import forward, refresh, start_epoch, train_step
+from mmssl_jax.methods.mmssl.model import id_layers
+from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS
+from mmssl_jax.methods.mmssl.state import forward
+from mmssl_jax.methods.mmssl.step import renew, start_epoch, train_step
+from mmssl_jax.optimizers import adamw
+from mmssl_jax.sampling import Batch
 from mmssl_jax.training.problem import load_problem, split_evaluator
 from tests.problems import (
     N_ITEMS,
@@ -28,6 +33,7 @@ from tests.problems import (
     interaction_matrix,
     propagation_matrix,
     step_config,
+    step_dataset,
     step_problem,
     tiny_config,
     tiny_dataset,
@@ -40,7 +46,7 @@ KEYS = [departure.key for departure in DEPARTURES]
 
 @pytest.mark.parametrize("departure", DEPARTURES, ids=KEYS)
 def test_a_departure_is_a_setting_whose_default_is_the_papers(departure):
-    defaults = flatten(Config())
+    defaults = flatten(MMSSLConfig())
     assert departure.key in defaults
     assert departure.paper == defaults[departure.key]
     assert departure.paper != departure.released
@@ -83,7 +89,7 @@ def test_row_26_masked_validation_items_make_room_in_test_lists():
     masked = problem._replace(config=override(problem.config, {"eval.mask": "train_validation"}))
     vectors = planted_scores(problem.dataset)
     found = {
-        mask: {s: split_evaluator(p, s)(*vectors)["recall@5"] for s in ("validation", "test")}
+        mask: {s: split_evaluator(p, s)(vectors)["recall@5"] for s in ("validation", "test")}
         for mask, p in (("train", problem), ("train_validation", masked))
     }
     assert found["train"]["validation"] == found["train_validation"]["validation"] == 1
@@ -99,7 +105,7 @@ def planted_scores(dataset):
     # As many items between as fill a list of five.
     for row in users:
         row[np.flatnonzero(row == 0)[:4]] = 1.5
-    return users, items
+    return Vectors(jnp.asarray(users), jnp.asarray(items))
 
 
 @pytest.fixture(scope="module")
@@ -107,28 +113,32 @@ def embeddings():
     """Evaluation-mode embeddings of the tiny problem under each preset."""
     results = {}
     for preset in PRESETS:
-        config, _, inputs, sizes, state = step_problem(step_config(preset))
+        setup, _, inputs, state = step_problem(step_config(preset))
         results[preset] = jax.jit(
-            lambda state, inputs=inputs, config=config, sizes=sizes: forward(
-                state.generator, state.learned, inputs, config, sizes, None
+            lambda state, inputs=inputs, setup=setup: forward(
+                setup, state.generator, state.learned, inputs, None
             )
         )(state)
     return results
 
 
+def step_setup(preset, **changes):
+    return MMSSL.build(step_config(preset, **changes), step_dataset())
+
+
+def share_of_users():
+    """A batch of USERS, of whose triples only the users are read."""
+    users, key = jnp.asarray(USERS), jax.random.key(0)
+    game = GameDraws(noise=key, alpha=jnp.zeros((len(USERS), 2)), dropout=key)
+    batch = Batch(users, users, users)
+    return Share(batch, edges_of_batch(MATRIX, USERS), jnp.int32(0), game, key)
+
+
 def real_rows(preset, embeddings, **changes):
     """The real rows themselves: their product with the identity."""
-    edges, kernel = edges_of_batch(MATRIX, USERS), jnp.eye(N_ITEMS)
-    rows = batch_real_rows(
-        embeddings[preset],
-        jnp.asarray(USERS),
-        edges,
-        kernel,
-        jax.random.key(0),
-        jnp.int32(0),
-        step_config(preset, **changes),
-    )
-    return np.asarray(project_rows([rows], edges, kernel, len(USERS)))
+    setup, kernel = step_setup(preset, **changes), jnp.eye(N_ITEMS)
+    rows = batch_real_rows(setup, embeddings[preset], share_of_users(), kernel)
+    return np.asarray(project_rows([rows], kernel))
 
 
 def own_scores(preset, embeddings, mask_observed):
@@ -161,12 +171,12 @@ def test_row_3_some_edges_are_learned_for_catalogues_of_any_size(n_items):
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_rows_3_and_11_learned_graphs_hold_every_users_own_edges(similarity):
     changed = override(step_config(), {"structure.similarity": similarity})
-    config, _, inputs, sizes, state = step_problem(changed)
+    setup, _, inputs, state = step_problem(changed)
 
     @jax.jit
     def start(state):
-        features = forward(state.generator, state.learned, inputs, config, sizes, None)
-        return start_epoch(state, inputs, config, sizes), features
+        features = forward(setup, state.generator, state.learned, inputs, None)
+        return start_epoch(setup, state, inputs), features
 
     rebuilt, embeddings = start(state)
 
@@ -287,10 +297,8 @@ def test_row_9_the_observed_interactions_matter_in_real_rows(embeddings):
 
 def test_row_10_observed_pairs_are_scored(embeddings):
     for preset in PRESETS:
-        mask_observed = preset_config(preset).structure.mask_observed
-        users, edges = jnp.asarray(USERS), edges_of_batch(MATRIX, USERS)
-        blocks = generated_rows(embeddings[preset], users, edges, mask_observed)
-        rows = project_rows(blocks, edges, jnp.eye(N_ITEMS), len(USERS))
+        blocks = generated_rows(step_setup(preset), embeddings[preset], share_of_users())
+        rows = project_rows(blocks, jnp.eye(N_ITEMS))
         observed = np.abs(np.asarray(rows))[np.tile(MATRIX[USERS], (2, 1)) == 1]
         if preset == "paper":
             assert np.mean(observed > 1e-3) > 0.9
@@ -300,14 +308,17 @@ def test_row_10_observed_pairs_are_scored(embeddings):
 
 def edges_by_step(preset, n_steps, **changes):
     """How many edges the learned graph has before the first step and after each."""
-    config, _, inputs, sizes, state = step_problem(step_config(preset, **changes))
+    setup, _, inputs, state = step_problem(step_config(preset, **changes))
+    sizes = setup.sizes
 
     @jax.jit
     def step(state):
-        embeddings = forward(state.generator, state.learned, inputs, config, sizes, None)
-        share = share_batch(draw(state.key, state.step, inputs, config, sizes), inputs, sizes, None)
-        state = start_epoch(state, inputs, config, sizes)
-        state = refresh(state, embeddings, share, inputs, config, sizes, None)
+        embeddings = forward(setup, state.generator, state.learned, inputs, None)
+        key = jax.random.fold_in(jax.random.key(0), state.step)
+        share = share_batch(setup, draw(setup, key, inputs), inputs)
+        is_first = state.step % sizes.steps_per_epoch == 0
+        state = jax.lax.cond(is_first, lambda: start_epoch(setup, state, inputs), lambda: state)
+        state = renew(setup, state, embeddings, share, inputs)
         return state._replace(step=state.step + 1)
 
     counts = [int(np.sum(np.asarray(state.learned["m0"].to_users.edges) > 0))]
@@ -354,13 +365,8 @@ def test_row_12_no_softmax_in_the_last_round():
     last = {}
     for preset in PRESETS:
         config = step_config(preset, model__gnn_layers=1).model
-        mean, _ = propagate_ids(
-            inputs.observed.ids,
-            jnp.asarray(users, jnp.float32),
-            jnp.asarray(items, jnp.float32),
-            config,
-        )
-        last[preset] = 2 * np.asarray(mean) - users
+        before = jnp.asarray(users, jnp.float32), jnp.asarray(items, jnp.float32)
+        last[preset], _ = id_layers(inputs.observed.ids, *before, config)[-1]
     np.testing.assert_allclose(
         last["paper"], propagation_matrix(MATRIX, "receiver") @ items, rtol=1e-4, atol=1e-5
     )
@@ -371,7 +377,7 @@ def test_row_13_the_learning_rate_decays():
     steps_per_epoch, moved = 4, {}
     params = {"w": jnp.zeros(1)}
     for preset in PRESETS:
-        optimizer = generator_optimizer(preset_config(preset).optim, steps_per_epoch)
+        optimizer = adamw(preset_config(preset).optim, steps_per_epoch)
         state = optimizer.init(params)
         for epoch in (0, 50, 100):
             count = jnp.int32(epoch * steps_per_epoch)
@@ -391,10 +397,10 @@ def test_row_15_any_number_of_modalities_trains(n_modalities):
     config = step_config(
         model__gnn_layers=1, model__dropout=0.0, critic__dropout=(0.0, 0.0), game__weight=0.1
     )
-    _, _, inputs, sizes, state = step_problem(config, n_modalities)
-    draws = draw(state.key, state.step, inputs, config, sizes)
+    setup, _, inputs, state = step_problem(config, n_modalities)
+    draws = draw(setup, jax.random.key(0), inputs)
 
-    after, metrics = jax.jit(lambda state: train_step(state, draws, inputs, config, sizes))(state)
+    after, metrics = jax.jit(lambda state: train_step(setup, state, draws, inputs))(state)
 
     assert sum(name.startswith("contrastive_") for name in metrics) == n_modalities
     assert all(np.isfinite(value) for value in metrics.values())
@@ -406,8 +412,8 @@ def test_row_15_any_number_of_modalities_trains(n_modalities):
 def test_row_20_both_players_see_the_same_masks():
     same = {}
     for preset in PRESETS:
-        config, _, inputs, sizes, state = step_problem(step_config(preset))
-        draws = draw(state.key, state.step, inputs, config, sizes)
+        setup, _, inputs, _ = step_problem(step_config(preset))
+        draws = draw(setup, jax.random.key(0), inputs)
         keys = [jax.random.key_data(k) for k in (draws.critic_forward, draws.generator_forward)]
         same[preset] = np.array_equal(*keys)
     assert same == {"paper": True, "released": False}

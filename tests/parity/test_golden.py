@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,8 @@ def test_what_a_golden_run_cannot_show_is_said(golden: Golden) -> None:
     assert not_covered(golden) == []
     short = golden._replace(constants={**golden.constants, "steps": golden.constants["T"] + 1})
     assert "a rebuilt graph, which step 4 would use: there are 4" in not_covered(short)
-    without = override(golden.config, {"loss.contrastive": 0.0, "game.weight": 0.0})
-    found = not_covered(golden._replace(config=without))
+    without = override(golden.setup.config, {"loss.contrastive": 0.0, "game.weight": 0.0})
+    found = not_covered(golden._replace(setup=replace(golden.setup, config=without)))
     assert "loss contrastive_text, whose weight is 0" in found
     assert "loss gradient_penalty, whose weight is 0" in found
 
