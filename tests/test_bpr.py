@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.losses.bpr import bpr_loss, embedding_l2, feature_l2
+from mmssl_jax.losses.bpr import bpr_loss, embedding_l2, frobenius_norm
 from tests.problems import TOLERANCE, precision
 
 RAW = [np.random.default_rng(m).normal(size=(6, 4)) for m in range(3)]
@@ -35,12 +36,21 @@ def test_embedding_l2_is_half_the_squares_per_triple(name):
     assert float(penalty) == pytest.approx(expected, rel=TOLERANCE[name])
 
 
-def test_feature_l2_is_half_the_squares_of_all_nodes_per_item():
-    users = {"a": RAW[0], "b": RAW[1]}
-    items = {"a": RAW[2][:3], "b": RAW[1][:3]}
-    penalty = feature_l2(
-        {m: jnp.asarray(x, jnp.float32) for m, x in users.items()},
-        {m: jnp.asarray(x, jnp.float32) for m, x in items.items()},
-    )
-    squares = sum((x**2).sum() for x in (*users.values(), *items.values()))
-    assert float(penalty) == pytest.approx(squares / 2 / 3, rel=1e-5)
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_frobenius_norm_is_the_root_of_the_squares_of_all_devices(name):
+    with precision(name) as dtype:
+        rows = jnp.asarray(RAW[0], dtype)
+        norm = frobenius_norm(rows)
+        of_shares = jax.vmap(lambda share: frobenius_norm(share, "shares"), axis_name="shares")(
+            rows.reshape(3, 2, -1)
+        )
+    expected = np.linalg.norm(RAW[0])
+    assert float(norm) == pytest.approx(expected, rel=TOLERANCE[name])
+    np.testing.assert_allclose(of_shares, np.full(3, expected), rtol=TOLERANCE[name])
+
+
+def test_frobenius_norm_has_no_gradient_at_zero():
+    np.testing.assert_array_equal(jax.grad(frobenius_norm)(jnp.zeros((2, 3))), np.zeros((2, 3)))
+    rows = jnp.asarray(RAW[1], jnp.float32)
+    expected = RAW[1] / np.linalg.norm(RAW[1])
+    np.testing.assert_allclose(jax.grad(frobenius_norm)(rows), expected, rtol=1e-5)

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmssl_jax.model import dropout
 
-from mmssl_jax.config import CriticConfig
+from mmssl_jax.methods.mmssl.config import CriticConfig
+from mmssl_jax.methods.mmssl.fast import dropout
 from mmssl_jax.methods.mmssl.game.critic import Critic, hidden_widths
 from tests.problems import TOLERANCE, assert_close, precision
 

@@ -28,16 +28,22 @@ def blocks_of_every_make(edges, dtype):
 
     return [
         FactoredRows(
-            ((draw(N_USERS, 3), draw(N_ITEMS, 3)),), draw(len(edges.row)), draw(N_USERS, WIDTH)
+            edges,
+            ((draw(N_USERS, 3), draw(N_ITEMS, 3)),),
+            draw(len(edges.row)),
+            draw(N_USERS, WIDTH),
         ),
-        FactoredRows(edge_weights=draw(len(edges.row)), projected=draw(N_USERS, WIDTH)),
-        FactoredRows(((draw(N_USERS, 3), draw(N_ITEMS, 3)), (draw(N_USERS, 1), draw(N_ITEMS, 1)))),
-        FactoredRows(),
+        FactoredRows(edges, edge_weights=draw(len(edges.row)), projected=draw(N_USERS, WIDTH)),
+        FactoredRows(
+            edges, ((draw(N_USERS, 3), draw(N_ITEMS, 3)), (draw(N_USERS, 1), draw(N_ITEMS, 1)))
+        ),
+        FactoredRows(edges),
     ]
 
 
-def project_densely(blocks, edges, kernel):
+def project_densely(blocks, kernel):
     def product(rows):
+        edges = rows.edges
         whole = jnp.zeros((N_USERS, N_ITEMS), kernel.dtype)
         for users, items in rows.factors:
             whole += users @ items.T
@@ -60,10 +66,12 @@ def test_product_and_gradients_are_those_of_dense_rows(name):
 
         def with_gradients(project):
             product, transpose = jax.vjp(project, blocks, kernel)
-            return product, transpose(jnp.asarray(pull, product.dtype))
+            of_blocks, of_kernel = transpose(jnp.asarray(pull, product.dtype))
+            # Edges have no gradient.
+            return product, [rows._replace(edges=None) for rows in of_blocks], of_kernel
 
-        actual = with_gradients(lambda blocks, kernel: project_rows(blocks, edges, kernel, N_USERS))
-        expected = with_gradients(lambda blocks, kernel: project_densely(blocks, edges, kernel))
+        actual = with_gradients(project_rows)
+        expected = with_gradients(project_densely)
 
     assert_close(actual, expected, TOLERANCE[name])
 
@@ -72,8 +80,8 @@ def test_scaled_rows_have_all_their_parts_scaled():
     edges, kernel = edges_of_batch(MATRIX, USERS, padding=7), jnp.ones((N_ITEMS, WIDTH))
     rows, factor = blocks_of_every_make(edges, jnp.float32)[0], jnp.arange(N_USERS) - 2.0
 
-    whole = project_rows([rows], edges, kernel, N_USERS)
-    scaled = project_rows([rows.scaled(factor, edges)], edges, kernel, N_USERS)
+    whole = project_rows([rows], kernel)
+    scaled = project_rows([rows.scaled(factor)], kernel)
 
     assert_close(scaled, factor[:, None] * whole, 1e-5)
 
@@ -83,7 +91,7 @@ def test_parts_are_added_where_they_are_and_where_they_are_not():
     first, second, third, nothing = blocks_of_every_make(edges, jnp.float32)
 
     for rows, others in ((first, second), (third, second), (first, third)):
-        apart = project_rows([rows, others], edges, kernel, N_USERS)
-        together = project_rows([rows.plus(others)], edges, kernel, N_USERS)
+        apart = project_rows([rows, others], kernel)
+        together = project_rows([rows.plus(others)], kernel)
         assert_close(together, sum(jnp.split(apart, 2)), 1e-5)
     assert third.plus(nothing) == third

@@ -17,8 +17,12 @@ def build(n_modalities, values, dtype=jnp.float32):
     return attention, embeddings, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def attention_by_loops(params, embeddings):
-    """Attention over modalities, one node, query, head and key at a time."""
+    """Unit rows of attention over modalities, one node, query, head and key at a time."""
     w_q, w_k, w_o = (np.asarray(params[name], float) for name in ("query", "key", "output"))
     n_modalities, n_nodes, dim = embeddings.shape
     width = dim // HEADS
@@ -35,7 +39,7 @@ def attention_by_loops(params, embeddings):
                 heads.append(sum(s * e for s, e in zip(share, embeddings[:, node], strict=True)))
                 weights[:, node] += share / (HEADS * n_modalities)
             fused[node] += np.concatenate(heads) @ w_o / n_modalities
-    return fused, weights
+    return unit(fused), weights
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
@@ -58,22 +62,33 @@ def test_large_logits_do_not_overflow():
     np.testing.assert_allclose(np.asarray(weights).sum(axis=0), np.ones(N_NODES), rtol=1e-6)
 
 
-def test_attention_with_values_on_the_queries_is_a_plain_mean():
+def test_attention_with_values_on_the_queries_is_the_unit_row_of_a_plain_mean():
     attention, embeddings, params = build(3, "queries")
     fused, weights = attention.apply({"params": params}, list(embeddings))
 
     assert set(params) == {"output"}
     output = np.asarray(params["output"], float).reshape(HEADS, DIM, DIM).sum(axis=0)
-    assert_close(fused, np.asarray(embeddings, float).mean(axis=0) @ output, 1e-5)
+    assert_close(fused, unit(np.asarray(embeddings, float).mean(axis=0) @ output), 1e-5)
     np.testing.assert_allclose(weights, np.full((3, N_NODES), 1 / 3), rtol=1e-6)
 
 
-def test_zero_embeddings_have_finite_gradients():
-    attention, embeddings, params = build(2, "keys")
+@pytest.mark.parametrize("values", ["keys", "queries"])
+def test_a_zero_node_has_a_zero_row_and_leaves_the_gradients_finite(values):
+    attention, embeddings, params = build(2, values)
+    embeddings = embeddings.at[:, 1].set(0.0)
+    pull = jnp.asarray(np.random.default_rng(1).normal(size=(N_NODES, DIM)), jnp.float32)
 
-    def total(params, embeddings):
-        return jnp.sum(attention.apply({"params": params}, list(embeddings))[0])
+    def fused(params, embeddings):
+        return attention.apply({"params": params}, list(embeddings))[0]
 
-    gradients = jax.grad(total, argnums=(0, 1))(params, jnp.zeros_like(embeddings))
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
-    assert np.any(gradients[1] != 0)
+    rows, transpose = jax.vjp(fused, params, embeddings)
+    of_params, of_embeddings = transpose(pull)
+
+    np.testing.assert_array_equal(rows[1], np.zeros(DIM))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(of_params):
+        assert np.all(np.isfinite(leaf)), path
+        assert np.any(leaf != 0), path
+    assert np.all(of_embeddings[:, 1] == 0)
+    others = np.delete(np.asarray(of_embeddings), 1, axis=1)
+    assert np.all(np.isfinite(others))
+    assert np.all(np.any(others != 0, axis=2))

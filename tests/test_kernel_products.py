@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmssl_jax.model import kernel_products as module
 
-from mmssl_jax.graph import batch_edges
+from mmssl_jax.methods.mmssl.fast import edge_chunks
+from mmssl_jax.methods.mmssl.fast import kernel_products as module
 from mmssl_jax.methods.mmssl.fast.kernel_products import kernel_products, symmetric_product
 from mmssl_jax.precision import rounded
 from tests.problems import (
@@ -38,7 +38,7 @@ def test_products_and_gradients_are_those_of_dense_rows(
 ):
     assert N_ITEMS % 5  # the last block of items overlaps the one before
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", items_at_once)
-    monkeypatch.setattr(batch_edges, "vectors_at_once", lambda width: edges_at_once)
+    monkeypatch.setattr(edge_chunks, "vectors_at_once", lambda width: edges_at_once)
     rng = np.random.default_rng(1)
     with precision(name) as dtype:
         edges = edges_of_batch(MATRIX, USERS, padding=0)
@@ -52,7 +52,7 @@ def test_products_and_gradients_are_those_of_dense_rows(
         pull = draw(4, 5), tuple(draw(N_USERS, 5) for _ in weights), half + half.T
 
         def structured(kernel, items, weights):
-            return tuple(kernel_products(kernel, items, weights, edges, N_USERS, with_gram=True))
+            return tuple(kernel_products(kernel, items, weights, edges, with_gram=True))
 
         def dense(kernel, items, weights):
             return dense_products(kernel, items, weights, edges)
@@ -65,8 +65,8 @@ def test_products_and_gradients_are_those_of_dense_rows(
     assert_close(gradients, expected_gradients, TOLERANCE[name])
 
 
-def product_at_edges(kernel, weights, edges, n_rows):
-    (product,) = kernel_products(kernel, [], [weights], edges, n_rows).at_edges
+def product_at_edges(kernel, weights, edges):
+    (product,) = kernel_products(kernel, [], [weights], edges).at_edges
     return product
 
 
@@ -74,7 +74,7 @@ def test_weights_of_padding_are_never_read():
     edges = edges_of_batch(MATRIX, USERS, padding=7)
     weights = jnp.where(edges.mask, 1.0, jnp.nan)
 
-    product = product_at_edges(jnp.eye(N_ITEMS), weights, edges, N_USERS)
+    product = product_at_edges(jnp.eye(N_ITEMS), weights, edges)
 
     np.testing.assert_array_equal(product, MATRIX[USERS])
 
@@ -84,7 +84,7 @@ def test_no_edges_give_zeros():
     kernel = jnp.ones((N_ITEMS, 3))
 
     product, gradient = jax.value_and_grad(
-        lambda kernel: jnp.sum(product_at_edges(kernel, jnp.ones(5), edges, 2))
+        lambda kernel: jnp.sum(product_at_edges(kernel, jnp.ones(5), edges))
     )(kernel)
 
     assert float(product) == 0
@@ -95,7 +95,7 @@ def test_a_gram_matrix_that_nobody_asks_for_is_none():
     edges = edges_of_batch(MATRIX, USERS)
     items = [jnp.ones((N_ITEMS, 2))]
 
-    products = kernel_products(jnp.ones((N_ITEMS, 3)), items, [], edges, N_USERS)
+    products = kernel_products(jnp.ones((N_ITEMS, 3)), items, [], edges)
 
     assert products.gram is None
     np.testing.assert_array_equal(products.factors, np.full((2, 3), N_ITEMS))
@@ -116,7 +116,7 @@ def test_products_are_of_operands_at_the_precision_asked_for():
     kernel, items = (jnp.asarray(rng.normal(size=(N_ITEMS, w)), jnp.float32) for w in (600, 3))
     edges = edges_of_batch(MATRIX, USERS)
 
-    products = kernel_products(kernel, [items], [], edges, N_USERS, True, "bfloat16")
+    products = kernel_products(kernel, [items], [], edges, True, "bfloat16")
 
     low_kernel, low_items = (np.asarray(rounded(x, "bfloat16"), float) for x in (kernel, items))
     assert_close(products.gram, low_kernel.T @ low_kernel, 1e-6)

@@ -2,10 +2,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from mmssl_jax.methods.mmssl.optimizers import critic_optimizer, generator_optimizer
 
+from mmssl_jax import optimizers
 from mmssl_jax.config import OptimConfig
-from mmssl_jax.training import optimizers
+from mmssl_jax.methods.mmssl.state import critic_optimizer
+from mmssl_jax.optimizers import adam, adamw
+from tests.problems import step_config
 
 
 def take_steps(optimizer, parameter, gradients):
@@ -35,11 +37,11 @@ def draws(request, monkeypatch):
     return rng.normal(size=(7, 2)), rng.normal(size=(6, 7, 2))
 
 
-def test_generator_is_adamw_whose_rate_falls_by_epochs(draws):
+def test_the_rate_of_adamw_falls_by_epochs(draws):
     parameter, gradients = draws
     config = OptimConfig(lr=0.1, lr_decay=0.5, weight_decay=0.2)
 
-    moved = take_steps(generator_optimizer(config, 2), parameter, gradients)
+    moved = take_steps(adamw(config, 2), parameter, gradients)
 
     rates = [0.1 * 0.5 ** (epoch / 50) for epoch in (0, 0, 1, 1, 2, 2)]
     expected = adam_by_loops(parameter, gradients, rates, 0.9, 0.999, 0.2)
@@ -48,9 +50,19 @@ def test_generator_is_adamw_whose_rate_falls_by_epochs(draws):
 
 def test_critic_is_adam_with_its_own_betas(draws):
     parameter, gradients = draws
-    config = OptimConfig(critic_lr=0.1, critic_betas=(0.5, 0.9))
+    config = step_config(optim__critic_lr=0.1, optim__critic_betas=(0.5, 0.9))
 
     moved = take_steps(critic_optimizer(config), parameter, gradients)
 
     expected = adam_by_loops(parameter, gradients, [0.1] * 6, 0.5, 0.9, 0.0)
     np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_adam_has_the_usual_betas_unless_told_otherwise(draws):
+    parameter, gradients = draws
+
+    moved = take_steps(adam(0.1), parameter, gradients)
+
+    expected = adam_by_loops(parameter, gradients, [0.1] * 6, 0.9, 0.999, 0.0)
+    # 1 - 0.999^t has few digits in float32.
+    np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-5)

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmssl_jax.model import kernel_products, row_blocks
 
-from mmssl_jax.graph import batch_edges, propagate
+from mmssl_jax import optimizers
+from mmssl_jax.graph import propagate
 from mmssl_jax.methods.mmssl.draws import draw
+from mmssl_jax.methods.mmssl.fast import edge_chunks, kernel_products, row_blocks
 from mmssl_jax.methods.mmssl.fast.row_blocks import map_row_blocks
 from mmssl_jax.methods.mmssl.step import train_step
-from mmssl_jax.training import optimizers
 from tests.problems import assert_close, precision, step_config, step_problem
 
 
@@ -54,14 +54,14 @@ def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
     # Masked, so that generated rows have edges as well.
     config = step_config(structure__mask_observed=True)
     with precision("float64") as dtype:
-        _, _, inputs, sizes, state = step_problem(config, dtype=dtype)
+        setup, _, inputs, state = step_problem(config, dtype=dtype)
 
         def two_steps():
-            draws = draw(state.key, state.step, inputs, config, sizes)
+            draws = draw(setup, jax.random.key(0), inputs)
 
             @jax.jit
             def step(state):
-                return train_step(state, draws, inputs, config, sizes)
+                return train_step(setup, state, draws, inputs)
 
             after, metrics = step(step(state)[0])
             return (after.generator, after.critic, after.critic_opt, after.generator_opt), metrics
@@ -73,7 +73,7 @@ def test_a_step_in_blocks_is_the_step_at_once(monkeypatch):
             (kernel_products, "ITEMS_AT_ONCE", 5),
         ):
             monkeypatch.setattr(module, name, size)
-        for module, size in ((batch_edges, 5), (propagate, 9)):
+        for module, size in ((edge_chunks, 5), (propagate, 9)):
             monkeypatch.setattr(module, "vectors_at_once", lambda width, size=size: size)
         in_blocks = two_steps()
 

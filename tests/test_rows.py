@@ -61,6 +61,8 @@ def test_batch_edges_list_the_batchs_rows(users):
     np.testing.assert_array_equal(edges.row[n_edges:], len(users) - 1)
     slots = np.concatenate([np.arange(matrix[user].sum()) for user in users])
     np.testing.assert_array_equal(edges.slot[:n_edges], slots)
+    np.testing.assert_array_equal(edges.degree, matrix[users].sum(axis=1))
+    assert edges.n_rows == len(users)
     assert np.all(np.diff(edges.row) >= 0)
 
 

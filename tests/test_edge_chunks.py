@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.graph import batch_edges as module
+from mmssl_jax.methods.mmssl.fast import edge_chunks as module
 from mmssl_jax.methods.mmssl.fast.edge_chunks import edge_scores, fold_edges
 from tests.problems import (
     N_ITEMS,

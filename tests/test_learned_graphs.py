@@ -4,6 +4,7 @@ import pytest
 
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.methods.mmssl.learned_graphs import (
+    Blocks,
     EdgeList,
     append_edges,
     edges_per_user,
@@ -81,9 +82,7 @@ def test_learned_edges_of_all_are_every_users_own_top_k(block, masked):
         jnp.asarray(items),
         rows_of(matrix) if masked else None,
         3,
-        block,
-        int(heavy_first[:block].sum()),
-        block_items=9,
+        Blocks(users=block, items=9, edges=int(heavy_first[:block].sum())),
     )
 
     assert np.all(edges.mask)
@@ -98,7 +97,7 @@ def test_a_user_with_a_zero_vector_gets_no_edge():
     users, items = vectors()
     users[4] = 0
 
-    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 2, 4, 0, 100)
+    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 2, Blocks(4, 100, 0))
 
     np.testing.assert_array_equal(np.unique(edges.users[~edges.mask]), [4])
     assert int(edges.mask.sum()) == 2 * (N_USERS - 1)
@@ -106,7 +105,7 @@ def test_a_user_with_a_zero_vector_gets_no_edge():
 
 def test_no_learned_edges_for_k_zero():
     users, items = vectors()
-    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 0, 4, 0, 100)
+    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 0, Blocks(4, 100, 0))
     assert edges.users.shape == edges.items.shape == edges.mask.shape == (0,)
 
 
@@ -150,7 +149,7 @@ def test_padding_adds_no_edge():
     edges = EdgeList(rows.users, rows.items, jnp.ones(len(rows.items), bool))
     items = np.random.default_rng(0).normal(size=(N_ITEMS, 3)).astype(np.float32)
 
-    graph = learned_graph(pad_edges(edges, len(edges.users) + 50), N_USERS, N_ITEMS, "receiver")
+    graph = learned_graph(pad_edges(edges, len(edges.users) + 50), N_USERS, N_ITEMS)
 
     assert graph.to_users.senders.shape == (len(edges.users) + 50,)
     np.testing.assert_allclose(
