@@ -1,6 +1,7 @@
 """Flags and YAML: what is accepted and what is refused, precedence, and the way back."""
 
 import ast
+import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmssl_jax import config as config_file
 from mmssl_jax.config import Config, ConfigError, flatten, override
-from mmssl_jax.methods.mmssl.presets import PRESETS, preset_config
+from mmssl_jax.methods import DEFAULT, METHODS
+from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
+from mmssl_jax.methods.mmssl.presets import PRESETS
 from mmssl_jax.run_config import (
     config_diff,
     config_parser,
@@ -30,7 +32,7 @@ DATA = "--data.path=somewhere"
 
 
 def parse(*arguments: str) -> Config:
-    return parse_config(config_parser("train.py"), list(arguments))[0]
+    return parse_config(config_parser("train.py", arguments), list(arguments))[0]
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def write(path: Path, text: str) -> str:
 
 
 def test_no_flags_give_the_defaults():
-    assert parse(DATA) == override(Config(), {"data.path": "somewhere"})
+    assert parse(DATA) == override(MMSSLConfig(), {"data.path": "somewhere"})
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -98,12 +100,12 @@ def test_round_trip_of_unusual_values(tmp_path):
 
 
 def test_a_dump_names_every_setting():
-    nested = yaml.safe_load(dump_config(Config()))
+    nested = yaml.safe_load(dump_config(MMSSLConfig()))
     keys = set()
     for stage, value in nested.items():
         inside = isinstance(value, dict)
         keys |= {f"{stage}.{key}" for key in value} if inside else {stage}
-    assert keys == set(flatten(Config()))
+    assert keys == set(flatten(MMSSLConfig()))
 
 
 def test_values_are_plain_python():
@@ -243,31 +245,36 @@ def test_a_file_that_is_no_yaml(refusal, tmp_path):
     assert "line 2" in refusal(write(tmp_path / "c.yaml", "optim: {lr: [\n"), DATA)
 
 
-def documented_fields() -> dict[str, str]:
-    """The docstring of every setting, by its dotted key, read from the source."""
-    documents: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(config_file)).body:
-        if isinstance(node, ast.ClassDef):
-            pairs = zip(node.body, node.body[1:], strict=False)
-            documents[node.name] = {
-                field.target.id: text.value.value
-                for field, text in pairs
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-            }
+def documents_of(owner: type) -> dict[str, str]:
+    """The docstrings of a stage's fields, read from the source; a subclass's own come first."""
+    documents: dict[str, str] = {}
+    for each in reversed([each for each in owner.__mro__ if dataclasses.is_dataclass(each)]):
+        (node,) = ast.parse(inspect.getsource(each)).body
+        documents |= {
+            field.target.id: text.value.value
+            for field, text in zip(node.body, node.body[1:], strict=False)
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+        }
+    return documents
+
+
+def documented_fields(config: Config) -> dict[str, str]:
+    """The docstring of every setting, by its dotted key."""
     keyed = {}
-    for key in flatten(Config()):
+    for key in flatten(config):
         *stage, name = key.split(".")
-        owner = type(getattr(Config(), stage[0])) if stage else Config
-        keyed[key] = documents[owner.__name__].get(name, "")
+        owner = type(getattr(config, stage[0])) if stage else type(config)
+        keyed[key] = documents_of(owner).get(name, "")
     return keyed
 
 
-def test_help_documents_every_field(capsys):
+@pytest.mark.parametrize("method", METHODS)
+def test_help_documents_every_field(capsys, method):
     with pytest.raises(SystemExit) as leaving:
-        parse("--help")
+        parse(*([] if method == DEFAULT else ["--method", method]), "--help")
     assert leaving.value.code == 0
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for key, document in documented_fields().items():
+    for key, document in documented_fields(METHODS[method].CONFIG()).items():
         assert document, f"{key} has no docstring"
         assert f"--{key} " in text, key
         assert re.sub(r"\s+", " ", document) in text, key
@@ -276,8 +283,8 @@ def test_help_documents_every_field(capsys):
 def test_a_difference_names_both_values():
     now = tiny_config("paper", {"optim.lr": 0.5, "critic.hidden": (4, 4)})
     assert config_diff(tiny_config(), now) == [
-        "critic.hidden: (8, 4) in the run, (4, 4) now",
         "optim.lr: 0.01 in the run, 0.5 now",
+        "critic.hidden: (8, 4) in the run, (4, 4) now",
     ]
 
 
@@ -313,6 +320,6 @@ def test_a_broken_config_file_is_named(tmp_path, capsys, content, message):
 
 
 def test_whole_widths_of_the_critic_are_written_as_whole_numbers():
-    assert yaml.safe_load(dump_config(Config()))["critic"]["hidden"] == [512, 256]
-    config = override(Config(), {"critic.hidden": (0.25, 12)})
+    assert yaml.safe_load(dump_config(MMSSLConfig()))["critic"]["hidden"] == [512, 256]
+    config = override(MMSSLConfig(), {"critic.hidden": (0.25, 12)})
     assert "hidden:\n  - 0.25\n  - 12\n" in dump_config(config)

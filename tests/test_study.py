@@ -4,22 +4,17 @@ import json
 import numpy as np
 import pytest
 
-from mmssl_jax.cli import commands
+from mmssl_jax.cli.study import study_command
 from mmssl_jax.config import ConfigError, flatten, override
+from mmssl_jax.method import BASE, Variant
+from mmssl_jax.methods.mmssl.ablations import NOT_STUDIED, ablations
 from mmssl_jax.methods.mmssl.presets import DEPARTURES
 from mmssl_jax.records.log import write_json
 from mmssl_jax.run_config import dump_config
 from mmssl_jax.study import run as study_run
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import csv_text, markdown_text, paired_p_value, summarize, table_rows
-from mmssl_jax.study.variants import (
-    BASE,
-    NOT_STUDIED,
-    Variant,
-    ablations,
-    configure,
-    study_variants,
-)
+from mmssl_jax.study.variants import configure, study_variants
 from mmssl_jax.training.epochs import RunError
 from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
@@ -48,15 +43,15 @@ def fake_fit(monkeypatch):
     return ran
 
 
-def test_ablations_leave_out_what_their_names_say():
-    changes = {variant.name: variant.changes for variant in ablations(("audio", "image"))}
+def test_ablations_leave_out_what_their_names_say(base):
+    changes = {variant.name: variant.changes for variant in ablations(base, ("audio", "image"))}
     assert changes["w-o-ASL"] == {"game.weight": 0.0}
     assert changes["w-o-CL"] == {"loss.contrastive": 0.0}
     assert changes["w-o-GT"] == {"game.real_rows": "observed"}
     assert changes["r-p-GAE"] == {"game.kind": "edge_likelihood"}
     assert changes["w-o-audio"] == {"data.modalities": ("image",)}
     assert changes["w-o-image"] == {"data.modalities": ("audio",)}
-    assert not [v for v in ablations(("audio",)) if "modality" in v.what]
+    assert not [v for v in ablations(base, ("audio",)) if "modality" in v.what]
 
 
 def test_departures_switch_one_thing_at_a_time(base):
@@ -150,7 +145,7 @@ def test_the_command_trains_and_writes_the_table(base, tmp_path, capsys):
     data = {"data.path": base.data.path, "data.format": "auto"}
     given = {**CHANGES, **data, "train.epochs": 1}
     study_flags = ["--study", "ablations", "--seeds", "[1]", "--only", "['base', 'w-o-ASL']"]
-    commands.study_command([*flags(given), *study_flags, "--out", str(tmp_path / "s")])
+    study_command([*flags(given), *study_flags, "--out", str(tmp_path / "s")])
     result = json.loads((tmp_path / "s" / "w-o-ASL" / "seed-1" / "result.json").read_text())
     shown = capsys.readouterr().out
     assert f"{result['test']['recall@20']:.4f}" in shown

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from mmssl_jax.cli.commands import tune_command
 
+from mmssl_jax.cli.tune import tune_command
 from mmssl_jax.config import override
 from mmssl_jax.records.log import append_record, write_json
 from mmssl_jax.run_config import dump_config, read_config
@@ -35,8 +35,9 @@ class FakeFit:
     def __init__(self):
         self.ran, self.stop_at, self.diverge_above = [], None, 2.0
 
-    def __call__(self, config, run, resume, quiet, on_epoch=None, splits=("validation", "test")):
-        self.ran.append((run.name, resume, tuple(splits), config.optim.lr))
+    def __call__(self, config, run, resume, quiet, trial=None):
+        splits = ("validation", "test") if trial is None else ("validation",)
+        self.ran.append((run.name, resume, splits, config.optim.lr))
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(dump_config(config))
         if config.optim.lr > self.diverge_above:
@@ -45,8 +46,8 @@ class FakeFit:
             metrics = {"recall@20": config.optim.lr * (epoch + 1), "ndcg@20": 0.5}
             record = {f"validation/{name}": value for name, value in metrics.items()}
             append_record(run / "metrics.jsonl", {"epoch": epoch, "step": epoch, **record})
-            if on_epoch is not None:
-                on_epoch(epoch, metrics)
+            if trial is not None:
+                trial(epoch, metrics)
             if len(self.ran) == self.stop_at:
                 raise KeyboardInterrupt
         write_json(run / "result.json", {"best_epoch": 1, **dict.fromkeys(splits, metrics)})

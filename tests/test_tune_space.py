@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from mmssl_jax.cli.commands import tune_command
 
-from mmssl_jax.config import Config, ConfigError
+from mmssl_jax.cli.tune import tune_command
+from mmssl_jax.config import ConfigError
+from mmssl_jax.methods.mmssl.config import MMSSLConfig
 from mmssl_jax.tune.space import Choices, Range, read_space
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -14,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def read(folder: Path, text: str):
     path = folder / "space.yaml"
     path.write_text(text + "\n")
-    return read_space(path, Config())
+    return read_space(path, MMSSLConfig())
 
 
 def test_ranges_and_choices(tmp_path):
@@ -65,6 +66,7 @@ def test_ranges_and_choices(tmp_path):
         ("optim.lr: {choices: 3}", r"choices is 3, expected a list"),
         ("optim.lr: {choices: [1, 1.0]}", r"names a value twice"),
         ("eval.ks: {choices: [[20]]}", r"eval\.ks cannot be searched over"),
+        ("method: {choices: [mmssl, lightgcn]}", r"method cannot be searched over"),
         ("train.seed: {low: 1, high: 9}", r"train\.seed cannot be searched over"),
         ("data.cold_items: {low: 0, high: 0.2}", r"data\.cold_items cannot be searched over"),
         ("{}", r"holds no settings"),
@@ -78,7 +80,7 @@ def test_what_is_refused(tmp_path, line, message):
 
 
 def test_the_shipped_space_is_valid():
-    space = read_space(CONFIGS / "space_tiktok.yaml", Config())
+    space = read_space(CONFIGS / "space_tiktok.yaml", MMSSLConfig())
     assert space["optim.lr"] == Range(1e-5, 1e-3, True)
 
 
