@@ -1,5 +1,6 @@
 """The benchmarks run at tiny sizes, and what they count is right; their times mean nothing here."""
 
+import dataclasses
 import json
 import math
 
@@ -7,25 +8,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks.dense_step import dense_train_step
-from mmssl_jax.model import kernel_products
 
 from benchmarks import costs, evaluate, measure, propagate, sampling, scale, scopes, train_step
 from benchmarks.catalogue import TRAIN_PER_USER, catalogue
-from mmssl_jax.config import ConfigError
+from mmssl_jax.config import ConfigError, override
+from mmssl_jax.methods.lightgcn import LightGCNConfig
+from mmssl_jax.methods.mmssl import method as mmssl
 from mmssl_jax.methods.mmssl.draws import draw
-from mmssl_jax.methods.mmssl.step import train_step as structured_train_step
+from mmssl_jax.methods.mmssl.fast import kernel_products
 from mmssl_jax.parallel import AXIS, local_devices, spread
-from tests import problems, tiny
+from tests import problems
 from tests.problems import assert_close, step_problem
 
 # Compiles in seconds.
 QUICK = {"model.dropout": 0.0, "critic.dropout": (0.0, 0.0), "model.gnn_layers": 1}
 RATE = 1e11  # FLOP per second, in place of a measured one
+LIGHTGCN = {
+    "lightgcn.dim": 8,
+    "sampling.batch_size": 48,
+    **{
+        key: value
+        for key, value in problems.CHANGES.items()
+        if key.split(".")[0] in ("data", "eval", "parallel")
+    },
+}
 
 
 def quick_config(**changes):
-    return tiny.step_config("paper", {**QUICK, **changes})
+    return problems.tiny_config("paper", {**QUICK, **changes})
+
+
+def quick_lightgcn():
+    return override(LightGCNConfig(), LIGHTGCN)
 
 
 def check_figures(result, *positive):
@@ -45,36 +59,46 @@ def check_shares(shares, *expected):
 @pytest.mark.slow
 def test_train_step():
     result = train_step.measure_step(
-        quick_config(), tiny.step_dataset(), 1, None, steps=2, dense=False, rate=RATE
+        quick_config(), problems.tiny_dataset(), 1, None, steps=2, rate=RATE
     )
     check_figures(
         result,
-        *("step_ms", "rebuild_ms", "first_call_ms", "roofline", "matmul_gflop", "xla_gflop"),
-        *("peak_rss_mib", "best_matmul_gflop_per_s"),
+        *("step_ms", "epoch_start_ms", "first_call_ms", "roofline", "matmul_gflop", "xla_gflop"),
+        *("peak_rss_mib", "best_matmul_gflop_per_s", "dense_step_ms", "dense_matmul_gflop"),
     )
+    assert result["dense_matmul_gflop"] > result["matmul_gflop"]
     check_shares(result["time_share"], "sampling", "critic_step", "attention (gradient)")
 
 
-def test_evaluation():
-    dataset = tiny.step_dataset()
-    result = evaluate.measure_evaluation(quick_config(), dataset, 1, None, rate=RATE)
+def test_train_step_of_a_method_without_a_plain_formulation():
+    result = train_step.measure_step(
+        quick_lightgcn(), problems.tiny_dataset(), 1, None, steps=2, rate=RATE
+    )
+    check_figures(result, "step_ms", "epoch_start_ms", "first_call_ms", "xla_gflop")
+    assert "dense_step_ms" not in result
+    assert result["time_share"] == {scopes.OTHER: pytest.approx(1)}
+
+
+@pytest.mark.parametrize("config", [quick_config(), quick_lightgcn()], ids=lambda c: c.method)
+def test_evaluation(config):
+    dataset = problems.tiny_dataset()
+    result = evaluate.measure_evaluation(config, dataset, 1, None, rate=RATE)
     check_figures(result, "eval_ms", "embed_ms", "first_call_ms", "peak_rss_mib", "roofline")
     assert result["users"] == len(np.unique(dataset.test[:, 0]))
     check_shares(result["time_share"], "top_k", "scores")
 
 
 def test_propagation(tmp_path):
-    result = propagate.measure_propagation(quick_config(), tiny.step_dataset(), 1, str(tmp_path))
-    for name in ("features", "ids", "learned"):
-        for direction in ("forward", "gradient"):
-            key = f"{name}_{direction}"
-            check_figures(result, f"{key}_ms", f"{key}_edges_per_s", f"{key}_gb_per_s")
-            assert list((tmp_path / key).rglob("*.xplane.pb"))
-    assert result["features_edges"] == len(tiny.step_dataset().train)
+    dataset = problems.tiny_dataset()
+    result = propagate.measure_propagation(quick_config(), dataset, 1, str(tmp_path), width=8)
+    for key in ("forward", "gradient"):
+        check_figures(result, f"{key}_ms", f"{key}_edges_per_s", f"{key}_gb_per_s")
+        assert list((tmp_path / key).rglob("*.xplane.pb"))
+    assert (result["edges"], result["width"]) == (len(dataset.train), 8)
 
 
 def test_sampling():
-    dataset, config = tiny.step_dataset(), quick_config()
+    dataset, config = problems.tiny_dataset(), quick_config()
     result = sampling.measure_sampling(config, dataset, 1, None, batches=3)
     for by in ("user", "interaction"):
         check_figures(
@@ -93,11 +117,22 @@ def test_scale_in_this_process():
     )
     check_figures(
         result,
-        *("step_ms", "rebuild_ms_per_user", "rebuild_ms_per_step", "eval_ms_per_1000_users"),
-        *("peak_rss_mib", "stepped_peak_rss_mib", "fingerprint_s", "roofline"),
+        *("step_ms", "epoch_start_ms_per_user", "epoch_start_ms_per_step"),
+        *("eval_ms_per_1000_users", "roofline"),
+        *("peak_rss_mib", "stepped_peak_rss_mib", "fingerprint_s"),
     )
     assert (result["users"], result["train"]) == (60, 600)
     assert result["structure.block_users"] == result["eval.block_users"] == 16
+
+
+def test_scale_of_a_method_without_a_start_of_epochs(tmp_path):
+    result = scale.measure_size(
+        quick_lightgcn(), 40, repeats=1, profile=str(tmp_path), steps=2, sampled_users=20, rate=RATE
+    )
+    check_figures(result, "step_ms", "eval_ms_per_1000_users", "stepped_peak_rss_mib")
+    assert result["epoch_start_ms_per_user"] >= 0
+    assert (result["users"], result["train"]) == (60, 600)
+    assert "time_share" not in result  # there are no scopes to tell apart
 
 
 def test_scale_skips_what_is_in_its_file(tmp_path, monkeypatch, capsys):
@@ -117,7 +152,7 @@ def test_scale_skips_what_is_in_its_file(tmp_path, monkeypatch, capsys):
     assert measured == [(100, 7.0), (400, 7.0), (1600, 7.0)]
     assert shown["slope_step_ms"] == pytest.approx(0.5)
     assert shown["slope_stepped_peak_rss_mib"] == pytest.approx(1)
-    assert shown["slope_rebuild_ms_per_user"] is None
+    assert shown["slope_epoch_start_ms_per_user"] is None
     assert set(shown["sizes"]) == {"100", "400", "1600"}
     with pytest.raises(SystemExit) as stopped:
         scale.main([*out, "--items", "100", "--steps", "2"])
@@ -139,7 +174,7 @@ def test_scale_refuses_a_file_of_other_settings(tmp_path):
 
 
 def test_one_json_object(capsys):
-    flags = tiny.flags({**tiny.CHANGES, "sampling.batch_size": 6})
+    flags = problems.flags({**problems.CHANGES, "sampling.batch_size": 6})
     sampling.main([*flags, "--json", "--repeats", "1", "--batches", "2"])
     shown = json.loads(capsys.readouterr().out)
     assert shown["batch_size"] == 6
@@ -198,11 +233,10 @@ def step_flops(config):
     problem = step_problem(config)
 
     def one_step(state):
-        draws = draw(state.key, state.step, problem.inputs, config, problem.sizes)
-        return structured_train_step(state, draws, problem.inputs, config, problem.sizes)
+        return problem.setup.step(state, jax.random.key(0), problem.inputs)
 
     widths = [raw.shape[1] for raw in problem.inputs.features.values()]
-    shape = costs.shape_of(config, problem.sizes, sum(widths), len(widths))
+    shape = costs.shape_of(problem.setup, sum(widths), len(widths))
     return measure.matmul_flops(one_step, problem.state), shape
 
 
@@ -276,10 +310,10 @@ def step_communication(config):
     """{collective: bytes} of a step on four devices."""
     problem = step_problem(config)
     devices = local_devices(4)
+    setup = dataclasses.replace(problem.setup, axis=AXIS)
 
     def one_step(state, inputs):
-        draws = draw(state.key, state.step, inputs, config, problem.sizes)
-        return structured_train_step(state, draws, inputs, config, problem.sizes, AXIS)
+        return setup.step(state, jax.random.key(0), inputs)
 
     return collective_bytes(
         spread(one_step, devices, "shard_map", (False, False)), problem.state, problem.inputs
@@ -352,20 +386,25 @@ def test_a_wrong_flag_is_refused_before_anything_is_measured(flag, says, capsys)
         ),
     ],
 )
-def test_the_dense_step_is_the_structured_one(preset, changes):
+def test_the_dense_step_is_the_structured_one(preset, changes, monkeypatch):
     config = problems.step_config(preset, model__dropout=0.0, critic__dropout=(0.0, 0.0), **changes)
     # In float64, so that Adam does not make whole steps of rounding noise where a gradient is zero.
     with problems.precision("float64") as dtype:
-        problem = step_problem(config, dtype=dtype)
-        inputs, sizes, state = problem.inputs, problem.sizes, problem.state
-        draws = draw(state.key, state.step, inputs, config, sizes)
-        uniform = jax.random.uniform(jax.random.key(3), (6, sizes.n_items))
-        draws = draws._replace(game=draws.game._replace(noise=uniform))
+        setup, _, inputs, state = step_problem(config, dtype=dtype)
+        uniform = jax.random.uniform(jax.random.key(3), (6, setup.sizes.n_items))
+
+        def with_noise(*arguments):
+            draws = draw(*arguments)
+            return draws._replace(game=draws.game._replace(noise=uniform))
+
+        # A key gives the two other noise.
+        monkeypatch.setattr(mmssl, "draw", with_noise)
 
         @jax.jit
         def both(state):
-            structured, _ = structured_train_step(state, draws, inputs, config, sizes)
-            return structured, dense_train_step(state, draws, inputs, config, sizes)
+            key = jax.random.key(0)
+            structured, _ = setup.step(state, key, inputs)
+            return structured, setup.reference_step(state, key, inputs)
 
         structured, dense = both(state)
         for player in ("generator", "critic"):
