@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from mmssl_jax.cli.commands import train_command
 
+from mmssl_jax.cli.train import train_command
 from mmssl_jax.config import ConfigError, TrainConfig
 from mmssl_jax.records.events import event_writer, require_tensorboard
 from mmssl_jax.records.log import append_record, keep_records_until

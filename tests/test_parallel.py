@@ -20,7 +20,7 @@ from mmssl_jax.parallel import (
     share_out,
     spread,
 )
-from mmssl_jax.training.problem import compile_steps, load_problem, new_state
+from mmssl_jax.training.problem import compile_training, load_problem, new_state
 from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")
@@ -117,7 +117,7 @@ def train(preset: str, devices: int, transform: str):
     """The losses of every step, and the state after."""
     changes = {**NO_DROPOUT, "parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(tiny_config(preset, changes), tiny_dataset())
-    run, state, losses = compile_steps(problem), new_state(problem), []
+    run, state, losses = compile_training(problem), new_state(problem), []
     for _ in range(STEPS):
         state, metrics = run(state, 1)
         losses.append(jax.device_get(metrics))
@@ -140,8 +140,8 @@ def test_four_devices_train_as_one(preset, transform):
         assert one.keys() == four.keys()
         for name in one:
             np.testing.assert_allclose(four[name], one[name], 1e-5, 1e-7, err_msg=f"{name} {step}")
-    one = jax.tree.leaves_with_path((expected_state.generator, expected_state.critic))
-    four = jax.tree.leaves((found_state.generator, found_state.critic))
+    one = jax.tree.leaves_with_path((expected_state.method.generator, expected_state.method.critic))
+    four = jax.tree.leaves((found_state.method.generator, found_state.method.critic))
     for (path, leaf), other in zip(one, four, strict=True):
         name = jax.tree_util.keystr(path)
         if preset == "paper" or name not in CANCELLED:
@@ -154,8 +154,8 @@ def test_learned_graphs_are_those_of_one_device(preset):
     _, found = train(preset, 4, "pmap")
     assert int(found.step) == int(expected.step) == STEPS
     for one, four in zip(
-        jax.tree.leaves((expected.learned, expected.pending)),
-        jax.tree.leaves((found.learned, found.pending)),
+        jax.tree.leaves((expected.method.learned, expected.method.pending)),
+        jax.tree.leaves((found.method.learned, found.method.pending)),
         strict=True,
     ):
         if jnp.issubdtype(one.dtype, jnp.floating):

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from mmssl_jax.cli.commands import train_command
 
+from mmssl_jax.cli.train import train_command
 from mmssl_jax.config import override
 from mmssl_jax.records.log import read_records
 from mmssl_jax.training import epochs
