@@ -9,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.data.dataset import DatasetError, DatasetWarning
+from mmssl_jax.data.dataset import Dataset, DatasetError, DatasetWarning
+from mmssl_jax.method import Vectors
 from mmssl_jax.precision import matmul
 from mmssl_jax.recommend import NewItems, Recommender
 from mmssl_jax.recommend.cold_evaluation import content_vectors, evaluate_cold_items
+from mmssl_jax.recommend.contents import contents_of
 from mmssl_jax.recommend.export import export_lists
 from mmssl_jax.recommend.ids import positions
-from mmssl_jax.recommend.rank import _rank_block
+from mmssl_jax.recommend.rank import _rank_vectors
+from mmssl_jax.recommend.recommender import _check_filter
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import load_problem, new_state, split_evaluator
+from mmssl_jax.training.problem import Problem, load_problem, new_state, split_evaluator
+from mmssl_jax.training.restore import restore_run
 from tests.problems import partial_dataset, tiny_config, tiny_dataset
 
 BLOCK = 16
@@ -25,9 +29,20 @@ BLOCK = 16
 
 class Run(NamedTuple):
     recommender: Recommender
-    users: np.ndarray
-    items: np.ndarray
+    problem: Problem
     scores: np.ndarray  # [U, I], by NumPy
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.problem.dataset
+
+    @property
+    def users(self) -> np.ndarray:
+        return self.dataset.user_ids
+
+    @property
+    def items(self) -> np.ndarray:
+        return self.dataset.item_ids
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +58,21 @@ def run(tmp_path_factory):
     fit(tiny_config(changes=changes), place, dataset=dataset, quiet=True)
     made = Recommender.from_run(place, dataset=dataset, devices=1, block=BLOCK)
     users, items = np.asarray(made.user_vectors), np.asarray(made.item_vectors)
-    return Run(made, dataset.user_ids, dataset.item_ids, users @ items.T)
+    problem, _ = restore_run(place, dataset=dataset, devices=1)
+    return Run(made, problem, users @ items.T)
 
 
 @pytest.fixture(scope="module")
-def partial() -> Recommender:
+def partial() -> Run:
     """An untrained model at reduced precision, on items some of which lack modalities."""
     changes = {"game.weight": 0.0, "data.cold_items": 0.2, "precision": "bfloat16"}
     problem = load_problem(tiny_config(changes=changes), partial_dataset())
-    return Recommender(problem, new_state(problem), block=BLOCK)
+    made = Recommender(contents_of(problem, new_state(problem)), block=BLOCK)
+    return Run(made, problem, np.asarray(made.user_vectors) @ np.asarray(made.item_vectors).T)
 
 
 def train_items(run: Run, user: int) -> np.ndarray:
-    train = run.recommender.dataset.train
+    train = run.dataset.train
     return train[train[:, 0] == user, 1]
 
 
@@ -77,18 +94,18 @@ def test_lists_of_all_users_in_blocks(run):
 
 def test_filters_and_candidates(run):
     asked = ["u5", "u3", "u5"]
-    ids, _ = run.recommender.recommend(asked, k=4, filter_seen=False)
+    ids, _ = run.recommender.recommend(asked, k=4, filter="none")
     assert ids.tolist() == [best(run, run.scores[u], [], 4)[0] for u in (5, 3, 5)]
-    validation = run.recommender.dataset.validation
+    validation = run.dataset.validation
     user = int(validation[0, 0])
-    ids, _ = run.recommender.recommend([f"u{user}"], k=30, filter_validation=True)
+    ids, _ = run.recommender.recommend([f"u{user}"], k=30, filter="train_validation")
     held = validation[validation[:, 0] == user, 1]
     seen = np.concatenate([train_items(run, user), held])
     assert ids[0].tolist()[:5] == best(run, run.scores[user], seen, 5)[0]
     assert not {f"item {i}" for i in seen} & set(ids[0].tolist())
     candidates = np.array([0, 4, 9, 12, 30])
     ids, _ = run.recommender.recommend(
-        asked, k=3, filter_seen=False, items=run.items[candidates], exclude=["item 9", "item 1"]
+        asked, k=3, filter="none", items=run.items[candidates], exclude=["item 9", "item 1"]
     )
     others = np.setdiff1d(np.arange(len(run.items)), [0, 4, 12, 30])
     assert ids.tolist() == [best(run, run.scores[u], others, 3)[0] for u in (5, 3, 5)]
@@ -101,8 +118,8 @@ def everything_of(run: Run, user: int) -> set[str]:
 
 
 def test_all_known_interactions_are_left_out(run):
-    ids, scores = run.recommender.recommend(run.users, k=len(run.items), filter_all=True)
-    cold = run.recommender.problem.cold
+    ids, scores = run.recommender.recommend(run.users, k=len(run.items), filter="all")
+    cold = run.problem.cold
     assert len(cold.interactions)
     for user in range(len(run.users)):
         shown = set(ids[user][np.isfinite(scores[user])])
@@ -110,10 +127,10 @@ def test_all_known_interactions_are_left_out(run):
 
 
 def test_exports_leave_out_what_is_asked(run, tmp_path):
-    shown, dataset = {}, run.recommender.dataset
-    for what in ("train", "train_validation", "all"):
+    shown, dataset = {}, run.dataset
+    for what in ("none", "train", "train_validation", "all"):
         file = tmp_path / f"{what}.csv"
-        export_lists(run.recommender, file, k=40, leave_out=what)
+        export_lists(run.recommender, file, k=40, filter=what)
         with file.open(newline="") as opened:
             shown[what] = {(row["user"], row["item"]) for row in csv.DictReader(opened)}
     pairs = {(u, i) for u, i in itertools.product(run.users, run.items)}
@@ -121,17 +138,21 @@ def test_exports_leave_out_what_is_asked(run, tmp_path):
         {(f"u{u}", f"item {i}") for u, i in edges.tolist()}
         for edges in (dataset.train, dataset.validation)
     )
+    assert shown["none"] == pairs
     assert shown["train"] == pairs - train
     assert shown["train_validation"] == pairs - train - validation
     known = {(f"u{u}", raw) for u in range(len(run.users)) for raw in everything_of(run, u)}
     assert shown["all"] == pairs - known
 
 
+def test_a_filter_that_is_none():
+    with pytest.raises(DatasetError, match="filter is 'seen', expected one of none, train, "):
+        _check_filter("seen")
+
+
 @pytest.mark.parametrize("k", [4, 100])
 def test_fewer_candidates_than_k(run, k):
-    ids, scores = run.recommender.recommend(
-        ["u1"], k=k, filter_seen=False, items=["item 2", "item 7"]
-    )
+    ids, scores = run.recommender.recommend(["u1"], k=k, filter="none", items=["item 2", "item 7"])
     assert ids.shape == scores.shape == (1, k)
     assert set(ids[0, :2]) == {"item 2", "item 7"}
     assert set(ids[0, 2:]) == {""}
@@ -155,8 +176,8 @@ def test_what_cannot_be_asked(run):
     with pytest.raises(DatasetError, match=r"item list 1 is empty \(1 are\)"):
         ask.recommend_for_items([["item 1"], []])
     with pytest.raises(DatasetError, match="k is 0"):
-        ask.recommend_cold(ask.dataset.features, k=0)
-    features = ask.dataset.features
+        ask.recommend_cold(run.dataset.features, k=0)
+    features = run.dataset.features
     for wrong in (
         {},
         {"visual": features["visual"], "smell": features["visual"]},
@@ -199,7 +220,7 @@ def test_similar_items(run):
         left_out = np.union1d(others, [item])
         expected, _ = best(run, vectors @ vectors[item], left_out, 3)
         assert row.tolist() == expected + [""] * (3 - len(expected))
-    raw = {m: x[4:5] for m, x in run.recommender.dataset.features.items()}
+    raw = {m: x[4:5] for m, x in run.dataset.features.items()}
     ids, _ = run.recommender.similar_to_cold(
         raw, k=2, items=["item 9", "item 2"], exclude=["item 2"]
     )
@@ -253,10 +274,10 @@ def test_unknown_ids_are_not_printed_whole():
 
 def test_blocks_of_one_shape_compile_once(run):
     run.recommender.recommend(run.users, k=6)
-    before = _rank_block._cache_size()
+    before = _rank_vectors._cache_size()
     run.recommender.recommend(run.users[:3], k=6, exclude=["item 3"])
-    run.recommender.recommend(run.users[20:], k=6, items=run.items[:9], filter_seen=False)
-    assert _rank_block._cache_size() == before
+    run.recommender.recommend(run.users[20:], k=6, items=run.items[:9], filter="none")
+    assert _rank_vectors._cache_size() == before
 
 
 def test_training_users_by_their_items_are_ranked_much_as_they_are(run):
@@ -272,12 +293,14 @@ def test_training_users_by_their_items_are_ranked_much_as_they_are(run):
     assert np.mean(overlap) > 0.7
     for row, seen in zip(ids, lists, strict=True):
         assert not set(row) & set(seen)
+    kept, _ = run.recommender.recommend_for_items(lists, k=len(run.items), filter="none")
+    assert all(set(row) == set(run.items) for row in kept)
     twice = run.recommender.user_vectors_from_items([lists[0] * 2])
     np.testing.assert_allclose(twice[0], vectors[0], rtol=1e-5, atol=1e-6)
 
 
 def test_cold_items_rank_users_and_items(run):
-    raw = {m: x[:20] for m, x in run.recommender.dataset.features.items()}
+    raw = {m: x[:20] for m, x in run.dataset.features.items()}
     vectors = run.recommender.item_vectors_from_features(raw)
     users, items = (
         np.asarray(v) for v in (run.recommender.user_vectors, run.recommender.item_vectors)
@@ -293,7 +316,7 @@ def test_cold_items_rank_users_and_items(run):
 
 
 def test_items_that_lack_a_modality(run):
-    raw = {m: x[:6].copy() for m, x in run.recommender.dataset.features.items()}
+    raw = {m: x[:6].copy() for m, x in run.dataset.features.items()}
     whole = run.recommender.item_vectors_from_features(raw)
     one = run.recommender.item_vectors_from_features({"visual": raw["visual"]})
     raw["acoustic"][2:4] = np.nan
@@ -308,7 +331,7 @@ def test_items_that_lack_a_modality(run):
 def test_new_items_among_the_others(run):
     ask = run.recommender
     rng = np.random.default_rng(1)
-    raw = {m: rng.normal(size=(3, x.shape[1])) for m, x in ask.dataset.features.items()}
+    raw = {m: rng.normal(size=(3, x.shape[1])) for m, x in run.dataset.features.items()}
     new = NewItems(["fresh", "item 7", "a much longer name than the others have"], raw)
     catalogue = np.array([*run.items, new.ids[0], new.ids[2]], object)
     vectors = np.concatenate([np.array(ask.item_vectors), np.zeros((2, ask.item_vectors.shape[1]))])
@@ -338,45 +361,44 @@ def test_new_items_among_the_others(run):
     ],
 )
 def test_new_items_that_cannot_be_ranked(run, ids, says):
-    raw = {m: x[:2] for m, x in run.recommender.dataset.features.items()}
+    raw = {m: x[:2] for m, x in run.dataset.features.items()}
     with pytest.raises(DatasetError, match=says):
         run.recommender.recommend(["u1"], cold=NewItems(ids, raw))
 
 
 def test_items_without_training_interactions_as_new_ones(run, partial):
     new = run.recommender.untrained_items()
-    degree = np.bincount(run.recommender.dataset.train[:, 1], minlength=len(run.items))
+    degree = np.bincount(run.dataset.train[:, 1], minlength=len(run.items))
     assert list(new.ids) == run.items[degree == 0].tolist()
-    assert set(run.recommender.problem.cold.items) <= set(np.flatnonzero(degree == 0))
-    ids, _ = run.recommender.recommend(run.users, k=5, cold=new, items=new.ids, filter_seen=False)
+    assert set(run.problem.cold.items) <= set(np.flatnonzero(degree == 0))
+    ids, _ = run.recommender.recommend(run.users, k=5, cold=new, items=new.ids, filter="none")
     vectors = run.recommender.item_vectors_from_features(new.features)
     order = np.argsort(-np.asarray(run.recommender.user_vectors) @ vectors.T, axis=1)[:, :5]
     assert ids.tolist() == np.asarray(new.ids)[order].tolist()
     # Numbers as ids, and items that have no modality at all.
-    dataset, new = partial.dataset, partial.untrained_items()
+    dataset, new = partial.dataset, partial.recommender.untrained_items()
     degree = np.bincount(dataset.train[:, 1], minlength=dataset.n_items)
     some = np.any(list(dataset.presence.values()), axis=0)
     assert list(new.ids) == np.flatnonzero((degree == 0) & some).tolist()
     assert np.count_nonzero(degree == 0) > len(new.ids)
-    ids, scores = partial.recommend([4], k=45, cold=NewItems([100, 77], {"visual": np.eye(2, 6)}))
+    fresh = NewItems([100, 77], {"visual": np.eye(2, 6)})
+    ids, scores = partial.recommender.recommend([4], k=45, cold=fresh)
     assert {77, 100} <= set(ids[0])
     assert set(ids[0][np.isneginf(scores[0])]) == {-1}
 
 
 def test_lists_and_metrics_agree_at_reduced_precision(partial):
-    dataset, k = partial.dataset, 5
-    ids, scores = partial.recommend(dataset.user_ids, k)
-    users, items = partial.user_vectors, partial.item_vectors
-    rounded = np.array(matmul(users, items.T, "bfloat16"))
-    plain = np.asarray(users) @ np.asarray(items).T
+    ask, dataset, k = partial.recommender, partial.dataset, 5
+    ids, scores = ask.recommend(dataset.user_ids, k)
+    rounded = np.array(matmul(ask.user_vectors, ask.item_vectors.T, "bfloat16"))
     np.testing.assert_allclose(scores, np.take_along_axis(rounded, ids, 1), rtol=1e-5, atol=1e-6)
-    assert np.abs(scores - np.take_along_axis(plain, ids, 1)).max() > 1e-4
+    assert np.abs(scores - np.take_along_axis(partial.scores, ids, 1)).max() > 1e-4
     hits = {(u, i) for u, row in enumerate(ids.tolist()) for i in row}
     recalls = [
         np.mean([(user, item) in hits for item in dataset.test[dataset.test[:, 0] == user, 1]])
         for user in np.unique(dataset.test[:, 0])
     ]
-    metrics = split_evaluator(partial.problem, "test")(users, items)
+    metrics = split_evaluator(partial.problem, "test")(Vectors(ask.user_vectors, ask.item_vectors))
     assert np.mean(recalls) == pytest.approx(metrics[f"recall@{k}"], abs=1e-6)
 
 
@@ -388,8 +410,8 @@ def recall(scores, relevant, k):
 
 def test_evaluation_of_cold_items(run):
     ask = run.recommender
-    dataset, cold = ask.dataset, ask.problem.cold
-    among_cold, among_all = evaluate_cold_items(ask)
+    dataset, cold = run.dataset, run.problem.cold
+    among_cold, among_all = evaluate_cold_items(run.problem, ask)
     relevant = np.zeros(run.scores.shape, bool)
     relevant[tuple(cold.interactions.T)] = True
     users = np.flatnonzero(relevant.any(axis=1))
@@ -426,17 +448,17 @@ def test_cold_items_of_partial_data_are_ranked_by_what_they_have(partial):
     known = cold.items[some[cold.items]]
     assert 0 < len(known) < len(cold.items)
     with pytest.warns(DatasetWarning, match="cold items have no modality"):
-        among_cold, _ = evaluate_cold_items(partial)
+        among_cold, _ = evaluate_cold_items(partial.problem, partial.recommender)
     features = {
         m: np.where(dataset.presence[m][known][:, None], x[known], np.nan)
         for m, x in dataset.features.items()
     }
-    vectors = partial.item_vectors_from_features(features)
+    vectors = partial.recommender.item_vectors_from_features(features)
     relevant = np.zeros((dataset.n_users, dataset.n_items), bool)
     relevant[tuple(cold.interactions.T)] = True
     relevant = relevant[:, known]
     users = np.flatnonzero(relevant.any(axis=1))
-    scores = matmul(partial.user_vectors[users], jnp.asarray(vectors).T, "bfloat16")
+    scores = matmul(partial.recommender.user_vectors[users], jnp.asarray(vectors).T, "bfloat16")
     expected = recall(np.asarray(scores), relevant[users], 5)
     assert among_cold["MMSSL"]["recall@5"] == pytest.approx(expected)
     assert among_cold["MMSSL"]["users"] == len(users)

@@ -1,16 +1,23 @@
 """Vectors of new users and items against the model itself and against NumPy by loops."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmssl_jax.methods.mmssl.new_items import new_item_vectors
-from mmssl_jax.methods.mmssl.new_users import new_user_features, new_user_vectors
-from mmssl_jax.methods.mmssl.trained import encode, trained_model
 
+from mmssl_jax.methods.mmssl.inductive import (
+    Knowledge,
+    item_vectors,
+    knowledge_of,
+    user_features,
+    user_vectors,
+)
+from mmssl_jax.methods.mmssl.model import Embeddings
 from mmssl_jax.methods.mmssl.renewal import rebuild_for_all
-from mmssl_jax.methods.mmssl.step import forward
-from mmssl_jax.recommend.rank import pad_pairs
-from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.methods.mmssl.state import State, forward
+from mmssl_jax.recommend.rank import Blocks, pad_pairs
+from mmssl_jax.training.problem import Problem, load_problem, new_state
 from tests.problems import partial_dataset, tiny_config, tiny_dataset
 
 OTHER = {
@@ -31,48 +38,55 @@ SETTINGS = {
 }
 
 
+class Made(NamedTuple):
+    problem: Problem
+    state: State
+    embeddings: Embeddings
+    known: Knowledge
+
+
 @pytest.fixture(scope="module", params=SETTINGS)
-def made(request):
+def made(request) -> Made:
     """A problem, and its model with the learned graphs of its own parameters."""
     config = tiny_config(changes={**SETTINGS[request.param], "game.weight": 0.0})
     problem = load_problem(
         config, partial_dataset() if "masks" in request.param else tiny_dataset()
     )
-    state = new_state(problem)
+    method, inputs = problem.method, problem.inputs
+    state = new_state(problem).method
     # A bias that starts at zero would hide whether it is added.
     encoder = {
         m: {"kernel": leaf["kernel"], "bias": leaf["bias"] + 0.3}
         for m, leaf in state.generator["encoder"].items()
     }
     state = state._replace(generator={**state.generator, "encoder": encoder})
-    first = forward(state.generator, state.learned, problem.inputs, config, problem.sizes, None)
-    state = rebuild_for_all(state, first, problem.inputs, config, problem.sizes)
-    return problem, trained_model(problem, state)
+    first = forward(method, state.generator, state.learned, inputs, None)
+    state = rebuild_for_all(method, state, first, inputs)
+    embeddings = forward(method, state.generator, state.learned, inputs, None)
+    return Made(problem, state, embeddings, knowledge_of(method, state, inputs))
 
 
 def test_a_training_user_by_their_items_lacks_their_own_embedding_alone(made):
     """Everything but the user's own ID embedding is the model's own vector, exactly."""
-    problem, trained = made
-    train = problem.dataset.train
+    config, train = made.problem.config, made.problem.dataset.train
     users = np.unique(train[:, 0])
     lists = [train[train[:, 0] == user, 1] for user in users]
-    size = len(users) + 3
-    rows = pad_pairs(lists, size, least=8)
-    vectors = new_user_vectors(trained, rows, jnp.zeros(size), problem.config, problem.sizes.k)
-    own = trained.generator["user_embedding"][users] / (problem.config.model.gnn_layers + 1)
-    expected = trained.embeddings.user[users] - own
+    rows = pad_pairs(lists, Blocks(len(users) + 3, least_pairs=8))
+    vectors = user_vectors(config, made.known, rows)
+    own = made.state.generator["user_embedding"][users] / (config.model.gnn_layers + 1)
+    expected = made.embeddings.user[users] - own
     np.testing.assert_allclose(vectors[: len(users)], expected, rtol=1e-4, atol=1e-5)
     assert np.abs(own).max() > 0.05  # so that leaving it in would be seen
     assert not np.asarray(vectors[len(users) :]).any()
 
 
 def test_a_training_user_by_their_items_has_their_own_features(made):
-    problem, trained = made
-    train = problem.dataset.train
+    problem, train = made.problem, made.problem.dataset.train
     users = np.unique(train[:, 0])
-    rows = pad_pairs([train[train[:, 0] == user, 1] for user in users], len(users), least=8)
-    features = new_user_features(trained, rows, jnp.zeros(len(users)), problem.config)
-    for m, of_users in trained.embeddings.feature_user.items():
+    lists = [train[train[:, 0] == user, 1] for user in users]
+    rows = pad_pairs(lists, Blocks(len(users), least_pairs=8))
+    features = user_features(problem.config, made.known, rows)
+    for m, of_users in made.embeddings.feature_user.items():
         np.testing.assert_allclose(features[m], of_users[users], rtol=1e-5, atol=1e-6)
     if problem.dataset.presence:
         place = users.tolist().index(3)
@@ -103,19 +117,19 @@ def attention(params, stack, config):
 
 def test_new_items_by_loops(made):
     """Four items: one with all modalities, one without each, and another with all."""
-    problem, trained = made
+    problem, generator = made.problem, made.state.generator
+    user_layers = list(made.known.user_layers.values())
     model, k = problem.config.model, problem.config.structure.k
     rng = np.random.default_rng(0)
     raw = {m: rng.normal(size=(4, x.shape[1])) for m, x in problem.dataset.features.items()}
     params = {
-        m: {name: np.asarray(leaf) for name, leaf in trained.generator["encoder"][m].items()}
-        for m in raw
+        m: {name: np.asarray(leaf) for name, leaf in generator["encoder"][m].items()} for m in raw
     }
     encoded = {m: x @ params[m]["kernel"] + params[m]["bias"] for m, x in raw.items()}
     has = {m: np.arange(4) != lacking for lacking, m in enumerate(raw, start=1)}
     degree = np.bincount(problem.dataset.train[:, 0], minlength=problem.dataset.n_users)
-    attend = {name: np.asarray(leaf) for name, leaf in trained.generator["attention"].items()}
-    ids = np.asarray(trained.generator["user_embedding"])
+    attend = {name: np.asarray(leaf) for name, leaf in generator["attention"].items()}
+    ids = np.asarray(generator["user_embedding"])
     expected = []
     for item in range(4):
         learned, rounds = [], np.zeros((model.gnn_layers, model.dim))
@@ -123,7 +137,7 @@ def test_new_items_by_loops(made):
             if not has[m][item]:
                 learned.append(np.zeros(model.dim))
                 continue
-            features = np.asarray(trained.embeddings.feature_user[m])
+            features = np.asarray(made.embeddings.feature_user[m])
             trained_users = np.flatnonzero(features.any(axis=1))
             features = features[trained_users]
             order = np.argsort(-unit(features) @ unit(x[item]), kind="stable")[:k]
@@ -133,7 +147,7 @@ def test_new_items_by_loops(made):
                 for user in near:
                     symmetric = model.id_normalization == "symmetric"
                     weight = (k * (degree[user] if symmetric else 1)) ** -0.5
-                    rounds[layer] += weight * np.asarray(trained.user_layers[layer][user])
+                    rounds[layer] += weight * np.asarray(user_layers[layer][user])
         rounds /= sum(has[m][item] for m in has)
         if model.last_layer_softmax:
             rounds[-1] = np.exp(rounds[-1]) / np.exp(rounds[-1]).sum()
@@ -143,19 +157,17 @@ def test_new_items_by_loops(made):
         expected.append(mean + model.feature_fusion * features)
     raw = {m: jnp.asarray(x, jnp.float32) for m, x in raw.items()}
     there = {m: jnp.asarray(x) for m, x in has.items()}
-    actual = new_item_vectors(
-        trained, encode(trained.generator, raw, problem.config, there), problem.config
-    )
+    actual = item_vectors(problem.config, made.known, raw, there)
     np.testing.assert_allclose(actual, np.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_the_gathered_layers_are_those_of_the_model(made):
     """Users gather what items were; with users_first, items gather what users have become."""
-    problem, trained = made
+    problem, known = made.problem, made.known
     model, train = problem.config.model, problem.dataset.train
     degree_u = np.bincount(train[:, 0], minlength=problem.dataset.n_users)
     degree_i = np.bincount(train[:, 1], minlength=problem.dataset.n_items)
-    by_items = np.asarray(trained.item_layers[0])
+    by_items = np.asarray(next(iter(known.item_layers.values())))
     user = int(train[0, 0])
     own = train[train[:, 0] == user, 1]
     weights = degree_u[user] ** -0.5 * np.ones(len(own))
@@ -163,4 +175,6 @@ def test_the_gathered_layers_are_those_of_the_model(made):
         weights = weights * degree_i[own] ** -0.5
     after_one_round = weights @ by_items[own]
     place = 0 if model.propagation_order == "users_first" else 1
-    np.testing.assert_allclose(trained.user_layers[place][user], after_one_round, rtol=1e-4)
+    np.testing.assert_allclose(
+        list(known.user_layers.values())[place][user], after_one_round, rtol=1e-4
+    )
