@@ -3,29 +3,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.config import GameConfig, override
-from mmssl_jax.methods.mmssl.config import preset_config
+from mmssl_jax.config import override
+from mmssl_jax.methods.mmssl import reference
+from mmssl_jax.methods.mmssl.config import GameConfig, preset_config
 from mmssl_jax.methods.mmssl.game.factored_rows import project_rows
 from mmssl_jax.methods.mmssl.game.real_rows import (
+    Noise,
     dense_soft_rows,
     gumbel,
     noise_is_rounding,
     observed_dominate,
     real_rows,
-    smooth_soft_rows,
-    soft_rows_form,
+    soft_form,
     sparse_soft_rows,
     uniform_at_edges,
     uniform_block,
 )
-from mmssl_jax.methods.mmssl.game.unit_rows import unit_score_rows, unit_scores
+from mmssl_jax.methods.mmssl.game.unit_rows import unit_scores
 from tests.problems import (
     N_ITEMS,
     N_USERS,
     TOLERANCE,
     assert_close,
-    dense_generated_rows,
-    dense_real_rows,
     edges_of_batch,
     interaction_matrix,
     precision,
@@ -41,13 +40,14 @@ RELEASED_TIKTOK = override(
 
 
 def case(batch, dtype, seed=0):
-    """User and item vectors, edges, kernel and uniform draws of a whole batch around this one."""
+    """User and item vectors, kernel, edges, and noise of a whole batch around this one."""
     rng = np.random.default_rng(seed)
     users, items = rng.normal(size=(len(batch), 5)), rng.normal(size=(N_ITEMS, 5))
     kernel = rng.normal(size=(N_ITEMS, WIDTH))
     uniform = rng.uniform(size=(FIRST_ROW + len(batch) + 1, N_ITEMS)).astype(np.float32)
     vectors = (jnp.asarray(x, dtype) for x in (users, items, kernel))
-    return *vectors, jnp.asarray(uniform, dtype), edges_of_batch(MATRIX, batch)
+    noise = Noise(jnp.asarray(uniform, dtype), jnp.int32(FIRST_ROW))
+    return *vectors, noise, edges_of_batch(MATRIX, batch)
 
 
 def both_with_gradients(structured, dense, users, items, kernel):
@@ -69,27 +69,26 @@ def test_generated_rows(mask_observed, name):
         users = users.at[3].set(0.0)  # a zero row stays zero, with finite gradients
 
         def structured(users, items, kernel):
-            rows = unit_scores(users, items, edges, mask_observed)
-            scored = unit_score_rows(rows, edges, mask_observed)
-            return project_rows([scored], edges, kernel, users.shape[0])
+            rows = unit_scores(users, items, edges, mask_observed).rows()
+            return project_rows([rows], kernel)
 
         def dense(users, items, kernel):
-            rows = dense_generated_rows(users, items, MATRIX[EVERYBODY], mask_observed)
-            return rows @ kernel
+            observed = jnp.asarray(MATRIX[EVERYBODY], dtype)
+            return reference.generated_rows(users, items, observed, mask_observed) @ kernel
 
-        (product, (of_users, *rest)), (expected, (expected_of_users, *expected_rest)) = (
-            both_with_gradients(structured, dense, users, items, kernel)
-        )
+        actual, expected = both_with_gradients(structured, dense, users, items, kernel)
 
-    assert_close(product, expected, TOLERANCE[name])
+    assert_close(actual, expected, TOLERANCE[name])
+    product, (of_users, *_) = actual
     np.testing.assert_array_equal(product[3], np.zeros(WIDTH))
-    assert_close(rest, expected_rest, TOLERANCE[name])
-    # A zero row has no derivative: the dense reference takes the quotient's, here it is zero.
-    others = np.arange(N_USERS) != 3
-    assert np.all(np.isfinite(of_users))
-    assert_close(
-        np.asarray(of_users)[others], np.asarray(expected_of_users)[others], TOLERANCE[name]
-    )
+    np.testing.assert_array_equal(of_users[3], np.zeros(5))
+
+
+def dense_real_rows(users, items, observed, uniform, game, mask_observed):
+    """Real rows [B, I] in full, by the plain form; `observed` are the batch's 0/1 rows."""
+    observed = jnp.asarray(observed, users.dtype)
+    own = reference.generated_rows(users, items, observed, mask_observed)
+    return reference.real_rows(observed, uniform, own, game)
 
 
 # Settings of the game, and whether observed pairs are masked.
@@ -115,15 +114,14 @@ REAL_ROWS = {
 
 
 def project_both_ways(game, mask_observed, batch, dtype):
-    users, items, kernel, uniform, edges = case(batch, dtype)
+    users, items, kernel, noise, edges = case(batch, dtype)
 
     def structured(users, items, kernel):
         scores = unit_scores(users, items, edges, mask_observed)
-        rows = real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game, mask_observed)
-        return project_rows([rows], edges, kernel, users.shape[0])
+        return project_rows([real_rows(scores, kernel, noise, game)], kernel)
 
     def dense(users, items, kernel):
-        drawn = np.asarray(uniform)[FIRST_ROW : FIRST_ROW + len(batch)]
+        drawn = noise.source[FIRST_ROW : FIRST_ROW + len(batch)]
         return dense_real_rows(users, items, MATRIX[batch], drawn, game, mask_observed) @ kernel
 
     return both_with_gradients(structured, dense, users, items, kernel)
@@ -132,10 +130,11 @@ def project_both_ways(game, mask_observed, batch, dtype):
 @pytest.mark.parametrize("name", TOLERANCE)
 @pytest.mark.parametrize(("game", "mask_observed"), REAL_ROWS.values(), ids=REAL_ROWS)
 def test_real_rows(game, mask_observed, name):
+    batch = SAMPLERS if observed_dominate(game, N_ITEMS) else EVERYBODY
     with precision(name) as dtype:
-        sparse = observed_dominate(game, N_ITEMS)
-        batch = SAMPLERS if sparse else EVERYBODY
-        actual, expected = project_both_ways(game, mask_observed, batch, dtype)
+        actual, _ = project_both_ways(game, mask_observed, batch, dtype)
+    with precision("float64") as dtype:
+        _, expected = project_both_ways(game, mask_observed, batch, dtype)
 
     assert_close(actual[0], expected[0], TOLERANCE[name])
     if game.score_weight:
@@ -163,18 +162,14 @@ def test_observed_dominate(game, n_items, expected):
 @pytest.mark.parametrize("game", [PAPER, GameConfig(temperature=0.02, gumbel_scale=1e-3)])
 def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game):
     assert observed_dominate(game, N_ITEMS)
-    users, items, kernel, uniform, edges = case(SAMPLERS, jnp.float32)
+    users, items, kernel, noise, edges = case(SAMPLERS, jnp.float32)
     scores = unit_scores(users, items, edges, False)
 
-    sparse, dense = (
-        soft_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), game)
-        for soft_rows in (sparse_soft_rows, dense_soft_rows)
-    )
+    sparse = sparse_soft_rows(scores, noise, game)
+    dense = dense_soft_rows(scores, kernel, noise, game)
 
     assert_close(sparse[1:], dense[1:], 1e-6)
-    sparse_product, dense_product = (
-        project_rows([soft.rows], edges, kernel, users.shape[0]) for soft in (sparse, dense)
-    )
+    sparse_product, dense_product = (project_rows([soft.rows], kernel) for soft in (sparse, dense))
     assert_close(sparse_product, dense_product, 1e-6)
 
 
@@ -182,13 +177,12 @@ def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game)
 def test_observed_real_rows_are_the_unit_training_rows(name):
     game = GameConfig(real_rows="observed")
     with precision(name) as dtype:
-        users, items, kernel, uniform, edges = case(EVERYBODY, dtype)
+        users, items, kernel, noise, edges = case(EVERYBODY, dtype)
         observed = MATRIX[EVERYBODY]
 
         def structured(users, items, kernel):
             scores = unit_scores(users, items, edges, False)
-            rows = real_rows(scores, edges, kernel, uniform, jnp.int32(0), game, False)
-            return project_rows([rows], edges, kernel, users.shape[0])
+            return project_rows([real_rows(scores, kernel, noise, game)], kernel)
 
         def dense(users, items, kernel):
             return jnp.asarray(observed / np.sqrt(np.maximum(observed.sum(1), 1))[:, None]) @ kernel
@@ -222,19 +216,15 @@ def test_smooth_real_rows_are_the_dense_ones_where_the_noise_is_rounding(mask_ob
     )
     edges = edges_of_batch(observed, np.arange(4))
     uniform = jnp.asarray(rng.uniform(size=(4, n_items)), jnp.float32)
-    assert soft_rows_form(RELEASED_TIKTOK, n_items, jnp.float32) is smooth_soft_rows
+    assert soft_form(RELEASED_TIKTOK, n_items, jnp.float32) == "smooth"
 
     def structured(users, items, kernel):
         scores = unit_scores(users, items, edges, mask_observed)
-        rows = real_rows(
-            scores, edges, kernel, uniform, jnp.int32(0), RELEASED_TIKTOK, mask_observed
-        )
-        return project_rows([rows], edges, kernel, users.shape[0])
+        noise = Noise(uniform, jnp.int32(0))
+        return project_rows([real_rows(scores, kernel, noise, RELEASED_TIKTOK)], kernel)
 
     def dense(users, items, kernel):
-        rows = dense_real_rows(
-            users, items, observed, np.asarray(uniform), RELEASED_TIKTOK, mask_observed
-        )
+        rows = dense_real_rows(users, items, observed, uniform, RELEASED_TIKTOK, mask_observed)
         return rows @ kernel
 
     actual, expected = both_with_gradients(structured, dense, users, items, kernel)
@@ -243,14 +233,13 @@ def test_smooth_real_rows_are_the_dense_ones_where_the_noise_is_rounding(mask_ob
 
 def test_a_user_without_interactions_has_a_finite_sparse_row():
     # Such users are never drawn; the row is the model's own scores alone.
-    users, items, kernel, uniform, edges = case(EVERYBODY, jnp.float32)
+    users, items, kernel, noise, edges = case(EVERYBODY, jnp.float32)
     row = int(np.flatnonzero(EVERYBODY == 0)[0])
 
     def product(users, items):
         scores = unit_scores(users, items, edges, False)
-        real = real_rows(scores, edges, kernel, uniform, jnp.int32(FIRST_ROW), PAPER, False)
-        blocks = [real, unit_score_rows(scores, edges, False)]
-        of_real, of_scores = jnp.split(project_rows(blocks, edges, kernel, len(EVERYBODY)), 2)
+        blocks = [real_rows(scores, kernel, noise, PAPER), scores.rows()]
+        of_real, of_scores = jnp.split(project_rows(blocks, kernel), 2)
         return of_real[row], of_scores[row]
 
     (of_real, of_scores), transpose = jax.vjp(product, users, items)
@@ -269,10 +258,10 @@ def test_gumbel_has_its_formula_and_its_bounds():
 
 def test_noise_from_a_key_belongs_to_rows_of_the_whole_batch():
     key, edges = jax.random.key(3), edges_of_batch(MATRIX, SAMPLERS)
-    whole = np.asarray(uniform_at_edges(key, edges, jnp.int32(0)))
+    whole = np.asarray(uniform_at_edges(Noise(key, jnp.int32(0)), edges))
     rows = np.asarray(edges.row)
     later = edges_of_batch(MATRIX, SAMPLERS[3:])
-    share = np.asarray(uniform_at_edges(key, later, jnp.int32(3)))
+    share = np.asarray(uniform_at_edges(Noise(key, jnp.int32(3)), later))
 
     n_edges = int(later.mask.sum())
     np.testing.assert_array_equal(share[:n_edges], whole[rows >= 3][:n_edges])
@@ -281,9 +270,9 @@ def test_noise_from_a_key_belongs_to_rows_of_the_whole_batch():
 
 
 def test_noise_of_a_block_from_a_key_is_uniform_and_its_own():
-    key, rows = jax.random.key(4), jnp.arange(50)
-    blocks = [np.asarray(uniform_block(key, rows, block, 40)) for block in (0, 1)]
-    share = uniform_block(key, rows[20:], 1, 40)
+    noise = Noise(jax.random.key(4), jnp.int32(0))
+    blocks = [np.asarray(uniform_block(noise, 50, block, 40)) for block in (0, 1)]
+    share = uniform_block(noise._replace(first_row=jnp.int32(20)), 30, 1, 40)
 
     np.testing.assert_array_equal(share, blocks[1][20:])
     together = np.concatenate(blocks).ravel()
@@ -294,6 +283,6 @@ def test_noise_of_a_block_from_a_key_is_uniform_and_its_own():
 
 def test_injected_noise_is_cut_into_blocks():
     uniform = jnp.asarray(np.random.default_rng(0).uniform(size=(4, N_ITEMS)), jnp.float32)
-    rows = jnp.asarray([2, 0])
-    cut = np.concatenate([uniform_block(uniform, rows, block, 7) for block in range(4)], axis=1)
-    np.testing.assert_array_equal(cut[:, :N_ITEMS], np.asarray(uniform)[[2, 0]])
+    noise = Noise(uniform, jnp.int32(1))
+    cut = np.concatenate([uniform_block(noise, 2, block, 7) for block in range(4)], axis=1)
+    np.testing.assert_array_equal(cut[:, :N_ITEMS], np.asarray(uniform)[[1, 2]])

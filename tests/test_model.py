@@ -3,9 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.config import ModelConfig
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.methods.mmssl.model import MMSSL, ObservedGraphs, propagate_ids
+from mmssl_jax.methods.mmssl.config import ModelConfig
+from mmssl_jax.methods.mmssl.model import (
+    Generator,
+    ObservedGraphs,
+    final_embedding,
+    id_layers,
+)
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -63,8 +68,10 @@ def test_light_gcn(n_layers, normalization, order, softened):
     graph = observed_graph(edge_array(MATRIX), N_USERS, N_ITEMS, normalization)
 
     vectors = (jnp.asarray(x, jnp.float32) for x in (users, items))
-    actual = jax.jit(lambda *x: propagate_ids(graph, *x, config))(*vectors)
+    layers = jax.jit(lambda *x: id_layers(graph, *x, config))(*vectors)
 
+    assert len(layers) == n_layers + 1
+    actual = tuple(final_embedding(side, {}, config) for side in zip(*layers, strict=True))
     assert_close(actual, light_gcn(users, items, config), 1e-5)
 
 
@@ -89,6 +96,7 @@ def forward_by_hand(params, features, config):
     to_items = propagation_matrix(MATRIX.T, config.feature_normalization)
     user_ids, item_ids = params["user_embedding"], params["item_embedding"]
     result = {"feature_user": {}, "feature_item": {}, "id_user": {}, "id_item": {}}
+    result |= {"initial_user": user_ids, "initial_item": item_ids}
     for m, raw in features.items():
         encoded = raw @ params["encoder"][m]["kernel"] + params["encoder"][m]["bias"]
         result["feature_user"][m] = to_users @ encoded
@@ -121,7 +129,7 @@ def build(config, dtype=jnp.float32):
         for m, matrix in LEARNED.items()
     }
     features = {m: jnp.asarray(x, dtype) for m, x in step_dataset().features.items()}
-    model = MMSSL(N_USERS, N_ITEMS, config)
+    model = Generator(N_USERS, N_ITEMS, config)
     params = jax.jit(
         lambda: model.init(jax.random.key(0), features, observed, learned, True)["params"]
     )()
