@@ -53,6 +53,8 @@ class SamplingConfig:
     """Triples (user, positive, negative) per step, over all devices."""
     by: Literal["user", "interaction"] = "user"
     """Users uniformly without replacement, or interactions uniformly, so active users recur."""
+    negatives: Literal["all", "trained"] = "all"
+    """Items that negatives are drawn from: all, or those with a training interaction."""
 
 
 @dataclass(frozen=True)

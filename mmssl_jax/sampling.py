@@ -39,23 +39,34 @@ def sample_positives(
     return rows.items[rows.start[users] + place]
 
 
+Among = Literal["all", "trained"]
+
+
 def sample_negatives(
-    key: Key[Array, ""], rows: InteractionRows, users: Int[Array, " B"], n_items: int
+    key: Key[Array, ""],
+    rows: InteractionRows,
+    users: Int[Array, " B"],
+    n_items: int,
+    among: Among = "all",
 ) -> Int[Array, " B"]:
-    """One item per user, uniformly from those it has no training interaction with.
+    """One item per user, uniformly from those it has no training interaction with: among all items,
+    or among those that somebody has in training.
 
     Exact and without rejection: draw a rank r among the user's I - d other items; with the user's
     ascending items p_0 < p_1 < .., the item of that rank is r + j, where j counts the p_j with
-    p_j - j <= r. That difference never decreases, so j is found by bisection.
+    p_j - j <= r. That difference never decreases, so j is found by bisection. Among the trained
+    items the same is done with places among them in place of items.
     """
+    ascending = rows.items if among == "all" else rows.place
+    n_candidates = n_items if among == "all" else rows.trained.shape[0]
     first, end = rows.start[users], rows.start[users + 1]
-    rank = jax.random.randint(key, users.shape, 0, n_items - (end - first))
-    last = rows.items.shape[0] - 1
+    rank = jax.random.randint(key, users.shape, 0, n_candidates - (end - first))
+    last = ascending.shape[0] - 1
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) // 2
-        passed = rows.items[jnp.minimum(middle, last)] - (middle - first) <= rank
+        passed = ascending[jnp.minimum(middle, last)] - (middle - first) <= rank
         is_open = low < high
         low_next = jnp.where(is_open & passed, middle + 1, low)
         return low_next, jnp.where(is_open & ~passed, middle, high)
@@ -63,7 +74,8 @@ def sample_negatives(
     # A loop and not its unrolled body, which some versions of XLA take minutes to fuse.
     n_halvings = math.ceil(math.log2(n_items + 1))
     low, _ = jax.lax.fori_loop(0, n_halvings, halve, (first, end))
-    return rank + (low - first)
+    found = rank + (low - first)
+    return found if among == "all" else rows.trained[found]
 
 
 def sample_interactions(
@@ -81,12 +93,16 @@ def sample_batch(
     batch_size: int,
     n_items: int,
     by: Literal["user", "interaction"],
+    among: Among = "all",
 ) -> Batch:
-    """A batch of triples; `by` tells whether users or interactions are drawn uniformly."""
+    """A batch of triples.
+
+    by: whether users or interactions are drawn uniformly. among: items that negatives are drawn from.
+    """
     user_key, positive_key, negative_key = jax.random.split(key, 3)
     if by == "interaction":
         users, positives = sample_interactions(user_key, rows, batch_size)
     else:
         users = sample_users(user_key, rows, batch_size)
         positives = sample_positives(positive_key, rows, users)
-    return Batch(users, positives, sample_negatives(negative_key, rows, users, n_items))
+    return Batch(users, positives, sample_negatives(negative_key, rows, users, n_items, among))

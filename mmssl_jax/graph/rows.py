@@ -11,12 +11,16 @@ class InteractionRows(NamedTuple):
     """Training items of user u: `items[start[u] : start[u + 1]]`, ascending.
 
     `samplers` are the users that a batch may hold: those with a positive and a negative item.
+    `trained` are the items with a training interaction, ascending, and `place[e]` is where
+    `items[e]` stands among them.
     """
 
     start: Int[Array, " U_plus_1"]
     items: Int[Array, " E"]
     users: Int[Array, " E"]
     samplers: Int[Array, " N"]
+    trained: Int[Array, " T"]
+    place: Int[Array, " E"]
 
 
 class RowPairs(NamedTuple):
@@ -59,11 +63,14 @@ def interaction_rows(edges: np.ndarray, n_users: int, n_items: int) -> Interacti
     samplers = np.flatnonzero((degree > 0) & (degree < n_items))
     if not len(samplers):
         raise ValueError("no user has a training item and an item that is not one: nothing to rank")
+    trained, place = np.unique(edges[order, 1], return_inverse=True)
     return InteractionRows(
         start=jnp.asarray(np.concatenate([[0], np.cumsum(degree)]), jnp.int32),
         items=jnp.asarray(edges[order, 1], jnp.int32),
         users=jnp.asarray(edges[order, 0], jnp.int32),
         samplers=jnp.asarray(samplers, jnp.int32),
+        trained=jnp.asarray(trained, jnp.int32),
+        place=jnp.asarray(place, jnp.int32),
     )
 
 

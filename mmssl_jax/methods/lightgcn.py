@@ -53,7 +53,9 @@ class LightGCNConfig(Config):
     method: str = "lightgcn"
     """Method to train. Each has its own settings: --method NAME --help."""
     lightgcn: LightGCNSettings = field(default_factory=LightGCNSettings)
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(2048, "interaction"))
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
+    )
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
@@ -138,10 +140,9 @@ class LightGCN:
     def step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> tuple[State, Metrics]:
         """One Adam step on a batch of triples."""
         sampling, settings = self.config.sampling, self.config.lightgcn
-        batch = share_of(
-            sample_batch(key, inputs.rows, sampling.batch_size, self.n_items, sampling.by),
-            self.axis,
-        )
+        how = sampling.by, sampling.negatives
+        batch = sample_batch(key, inputs.rows, sampling.batch_size, self.n_items, *how)
+        batch = share_of(batch, self.axis)
 
         def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
             final = light_gcn(inputs.graph, *params, settings.layers)

@@ -63,10 +63,25 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     else:
         dataset.check()
     dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
+    if config.sampling.negatives == "trained":
+        require_trained_negatives(dataset)
     devices = local_devices(config.parallel.devices)
     method = METHODS[config.method].build(config, dataset, len(devices))
     inputs = replicate(method.inputs(dataset), devices)
     return Problem(config, dataset, devices, method, inputs, cold)
+
+
+def require_trained_negatives(dataset: Dataset) -> None:
+    """Raises DatasetError for a user who has every item that anybody has in training."""
+    n_trained = len(np.unique(dataset.train[:, 1]))
+    degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
+    full = np.flatnonzero(degree >= n_trained)
+    if len(full):
+        raise DatasetError(
+            f"sampling.negatives is trained, but user {dataset.user_ids[full[0]]!r} has all "
+            f"{n_trained} items that anybody has in training ({len(full)} such users): there is no "
+            "negative to draw; use --sampling.negatives all"
+        )
 
 
 def new_state(problem: Problem) -> TrainState:

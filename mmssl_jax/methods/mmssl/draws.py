@@ -50,10 +50,11 @@ class Share(NamedTuple):
 def draw(setup: Setup, key: Key[Array, ""], inputs: Inputs) -> Draws:
     """The draws of a step, whose key it is."""
     keys = jax.random.split(key, 7)
-    sampling, n_items = setup.config.sampling, setup.sizes.n_items
-    alpha_shape = (sampling.batch_size, len(inputs.features))
+    chosen, n_items = setup.config.sampling, setup.sizes.n_items
+    how = chosen.by, chosen.negatives
+    alpha_shape = (chosen.batch_size, len(inputs.features))
     return Draws(
-        batch=sample_batch(keys[0], inputs.rows, sampling.batch_size, n_items, sampling.by),
+        batch=sample_batch(keys[0], inputs.rows, chosen.batch_size, n_items, *how),
         game=GameDraws(
             noise=keys[1],
             alpha=jax.random.uniform(keys[2], alpha_shape),
