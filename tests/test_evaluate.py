@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.method import Vectors
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
-from mmssl_jax.ranking.evaluate import block_sums, make_evaluator, user_blocks
+from mmssl_jax.ranking.evaluate import HeldOut, block_sums, make_evaluator, user_blocks
+from mmssl_jax.ranking.lists import Scoring
 
 GOLDEN = Path(__file__).parent / "parity" / "golden"
 N_USERS, N_ITEMS, KS = 61, 40, (3, 10, 25)
@@ -64,9 +66,12 @@ def brute_force(seen, held_out, user_vectors, item_vectors, ks=KS):
     return {**averages, "users": n_users}
 
 
-def evaluator_of(train, held_out, n_devices=1, transform="pmap", **settings):
+def evaluator_of(train, held_out, n_devices=1, transform="pmap", also_seen=None, **settings):
+    """An evaluator that is called with the vectors of users and items."""
     devices = jax.local_devices()[:n_devices]
-    return make_evaluator(train, held_out, N_USERS, N_ITEMS, KS, devices, transform, **settings)
+    split = HeldOut(N_USERS, N_ITEMS, train, held_out, also_seen)
+    evaluator = make_evaluator(split, Scoring(**{"ks": KS, **settings}), devices, transform)
+    return lambda users, items: evaluator(Vectors(users, items))
 
 
 @pytest.mark.parametrize("mask_validation", [False, True])
@@ -117,9 +122,7 @@ def test_held_out_pairs_in_any_order_and_twice(problem):
 def test_a_k_beyond_the_catalogue(problem):
     train, _, test, users, items = problem
     ks = (5, 100)
-    evaluator = make_evaluator(
-        train, test, N_USERS, N_ITEMS, ks, jax.local_devices()[:1], "shard_map"
-    )
+    evaluator = evaluator_of(train, test, 1, "shard_map", ks=ks)
     expected = brute_force(train, test, users, items, ks)
     assert evaluator(users, items) == pytest.approx(expected, abs=1e-6)
     assert expected["recall@100"] == 1.0
@@ -174,9 +177,10 @@ def test_no_array_of_users_by_items(problem):
     dense = len(np.unique(test[:, 0])) * N_ITEMS
 
     def largest_array(block_users):
-        blocks = user_blocks(train, test, N_USERS, 1, block_users)
+        blocks = user_blocks(HeldOut(N_USERS, N_ITEMS, train, test), 1, block_users)
         one_device = jax.tree.map(lambda array: array[0], blocks)
-        jaxpr = jax.make_jaxpr(partial(block_sums, ks=KS))(users, items, one_device)
+        sums = partial(block_sums, scoring=Scoring(KS))
+        jaxpr = jax.make_jaxpr(sums)(Vectors(users, items), one_device)
         return max(int(np.prod(shape)) for shape in shapes_in(jaxpr.jaxpr))
 
     assert largest_array(8) < dense / 2
@@ -184,8 +188,8 @@ def test_no_array_of_users_by_items(problem):
 
 
 def test_blocks_hold_every_user_and_pair_once(problem):
-    train, _, test, _, _ = problem
-    blocks = user_blocks(train, test, N_USERS, 3, 7)
+    train, validation, test, _, _ = problem
+    blocks = user_blocks(HeldOut(N_USERS, N_ITEMS, train, test, validation), 3, 7)
     users = np.unique(test[:, 0])
 
     assert blocks.users.shape[0] == 3
@@ -193,9 +197,11 @@ def test_blocks_hold_every_user_and_pair_once(problem):
     np.testing.assert_array_equal(np.sort(blocks.users[blocks.user_mask]), users)
     assert blocks.held_out_counts.sum() == len(test)
 
-    for rows, items, mask, edges in (
-        (blocks.seen_rows, blocks.seen_items, blocks.seen_mask, train),
-        (blocks.held_out_rows, blocks.held_out_items, blocks.held_out_mask, test),
+    for (rows, items, mask), edges in (
+        (blocks.train, train),
+        (blocks.also_seen, validation),
+        (blocks.held_out, test),
+        (blocks.seen(), np.concatenate([train, validation])),
     ):
         owners = np.take_along_axis(blocks.users, rows, axis=-1)
         packed = np.stack([owners[mask], items[mask]], axis=1)
@@ -206,7 +212,7 @@ def test_blocks_hold_every_user_and_pair_once(problem):
 
 def test_blocks_share_the_seen_pairs_evenly(problem):
     train, _, test, _, _ = problem
-    mask = user_blocks(train, test, N_USERS, 1, 13).seen_mask
+    mask = user_blocks(HeldOut(N_USERS, N_ITEMS, train, test), 1, 13).train.mask
     assert mask.mean() > 0.8
 
 
@@ -220,16 +226,12 @@ def test_the_release_own_metrics(split, n_devices):
     np.testing.assert_array_equal(np.unique(held_out[:, 0]), golden[f"metrics/{split}/users"])
 
     evaluator = make_evaluator(
-        golden["data/train"],
-        held_out,
-        config["n_users"],
-        config["n_items"],
-        config["ks"],
+        HeldOut(config["n_users"], config["n_items"], golden["data/train"], held_out),
+        Scoring(tuple(config["ks"]), block_users=8),
         jax.local_devices()[:n_devices],
         "pmap",
-        block_users=8,
     )
-    metrics = evaluator(golden["final/user"], golden["final/item"])
+    metrics = evaluator(Vectors(golden["final/user"], golden["final/item"]))
 
     for ours, theirs in {
         "recall": "recall",
@@ -286,28 +288,20 @@ def test_random_vectors_depend_on_the_seed_only():
         ({"ks": ()}, "lengths of 1 or more"),
         ({"ks": (0, 10)}, "lengths of 1 or more"),
         ({"block_users": 0}, "block_users is 0.*1 or more"),
+        ({"block_items": 0}, "block_items is 0.*1 or more"),
         ({"held_out": np.zeros((0, 2), np.int32)}, "held_out is empty"),
         (
             {"held_out": np.asarray([[0, N_ITEMS]], np.int32)},
             "held_out has users up to 0 and items",
         ),
-        ({"train_edges": np.asarray([[-1, 0]], np.int32)}, "smallest index -1"),
+        ({"train": np.asarray([[-1, 0]], np.int32)}, "smallest index -1"),
         ({"also_seen": np.asarray([[N_USERS, 0]], np.int32)}, "also_seen has users up to 61"),
     ],
 )
 def test_input_that_cannot_be_evaluated_is_refused(problem, change, message):
     train, _, test, _, _ = problem
-    settings = {
-        "train_edges": train,
-        "held_out": test,
-        "n_users": N_USERS,
-        "n_items": N_ITEMS,
-        "ks": KS,
-        "devices": jax.local_devices()[:1],
-        "transform": "pmap",
-    }
     with pytest.raises(ValueError, match=message):
-        make_evaluator(**settings | change)
+        evaluator_of(**{"train": train, "held_out": test} | change)
 
 
 def test_vectors_of_another_dataset_are_refused(problem):

@@ -1,14 +1,17 @@
 """The compiled parts lower for TPU and CUDA, on a machine that has neither."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from mmssl_jax.config import override
-from mmssl_jax.methods.mmssl.step import forward, train_steps
+from mmssl_jax.method import ItemWeights, Vectors
 from mmssl_jax.parallel import AXIS, spread
-from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
-from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.ranking.evaluate import HeldOut, block_sums, user_blocks
+from mmssl_jax.ranking.lists import Scoring
+from mmssl_jax.training.problem import load_problem, new_state, train_epoch
 from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 PLATFORMS = ("tpu", "cuda")
@@ -26,13 +29,13 @@ def export(function, platform: str, *arguments):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_epoch_and_the_embedding_lower(preset, platform):
     problem = load_problem(tiny_config(preset), tiny_dataset())
-    config, sizes, state = problem.config, problem.sizes, new_state(problem)
+    method, state = problem.method, new_state(problem)
 
     def epoch(state, inputs):
-        return train_steps(state, inputs, config, sizes, STEPS)
+        return train_epoch(method, state, inputs, STEPS)
 
     def embed(state, inputs):
-        return forward(state.generator, state.learned, inputs, config, sizes, None)
+        return method.embed(state.method, inputs)
 
     exported = export(epoch, platform, state, problem.inputs)
     assert len(exported.out_avals) > len(jax.tree.leaves(state))  # the state and the metrics
@@ -43,9 +46,9 @@ def test_an_epoch_and_the_embedding_lower(preset, platform):
 def test_the_epoch_of_two_devices_lowers(platform):
     changes = {"parallel.devices": 2, "parallel.transform": "shard_map"}
     problem = load_problem(override(tiny_config("released"), changes), tiny_dataset())
-    config, sizes, state = problem.config, problem.sizes, new_state(problem)
+    method, state = dataclasses.replace(problem.method, axis=AXIS), new_state(problem)
     epoch = spread(
-        lambda state, inputs: train_steps(state, inputs, config, sizes, STEPS, AXIS),
+        lambda state, inputs: train_epoch(method, state, inputs, STEPS),
         problem.devices,
         "shard_map",
         (False, False),
@@ -57,7 +60,11 @@ def test_the_epoch_of_two_devices_lowers(platform):
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_the_evaluation_lowers(platform):
     data = tiny_dataset()
-    blocks = user_blocks(data.train, data.test, data.n_users, 1, 16)
-    share = UserBlocks(*(leaf[0] for leaf in blocks))
-    vectors = np.ones((data.n_users, 8), np.float32), np.ones((data.n_items, 8), np.float32)
-    export(lambda u, i, s: block_sums(u, i, s, (5, 20)), platform, *vectors, share)
+    blocks = user_blocks(HeldOut(data.n_users, data.n_items, data.train, data.test), 1, 16)
+    share = jax.tree.map(lambda leaf: leaf[0], blocks)
+    users, items = (np.ones((n, 8), np.float32) for n in (data.n_users, data.n_items))
+    every = np.broadcast_to(np.arange(data.n_items, dtype=np.int32), (data.n_items, data.n_items))
+    full = ItemWeights(every, np.ones(every.shape, np.float32))
+    scoring = Scoring((5, 20), 16)
+    for scorer in (Vectors(users, items), full):
+        export(lambda scorer, share: block_sums(scorer, share, scoring), platform, scorer, share)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.graph.rows import RowPairs
 from mmssl_jax.ranking.metrics import means, metric_names, metric_sums, relevance_of
 
 KS = (2, 4)
@@ -97,7 +98,7 @@ def test_relevance_marks_the_places_of_the_held_out_items():
     rows, held_out = jnp.asarray([0, 0, 0, 1, 1, 0]), jnp.asarray([7, 4, 5, 4, 0, 2])
     mask = jnp.asarray([True, True, True, True, True, False])
 
-    found = relevance_of(scores, items, rows, held_out, mask)
+    found = relevance_of(scores, items, RowPairs(rows, held_out, mask))
 
     # Item 0 of row 1 is listed with score -inf, and item 2 of row 0 is padding: neither is a hit.
     np.testing.assert_array_equal(found, [[1, 0, 1], [0, 1, 0]])

@@ -13,11 +13,9 @@ import pytest
 from mmssl_jax.data import Dataset, DatasetError, read_dataset
 from mmssl_jax.graph.bipartite import observed_graph
 from mmssl_jax.methods.mmssl.encoders import FeatureEncoder, partial_modality, propagate_features
-from mmssl_jax.methods.mmssl.state import make_inputs
-from mmssl_jax.methods.mmssl.step import forward
+from mmssl_jax.methods.mmssl.state import forward, make_inputs
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_steps, load_problem, new_state
-from tests import tiny
+from mmssl_jax.training.problem import compile_training, load_problem, new_state
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -28,6 +26,9 @@ from tests.problems import (
     step_config,
     step_dataset,
     step_problem,
+    tiny_config,
+    tiny_dataset,
+    write_folder,
 )
 
 GOLDEN = Path(__file__).parent / "parity" / "golden"
@@ -99,7 +100,7 @@ def test_fingerprint_sees_presence():
 @pytest.fixture
 def folder(tmp_path):
     """The tiny problem's folder in MMRec's layout, with 60 users and 40 items."""
-    return tiny.write_folder(tiny.step_dataset(), tmp_path / "data")
+    return write_folder(tiny_dataset(), tmp_path / "data")
 
 
 def test_masks_are_read_and_absent_rows_become_zero(folder):
@@ -241,7 +242,7 @@ def test_a_mask_of_all_items_changes_nothing():
     everyone = {m: np.ones(N_ITEMS, bool) for m in problem.dataset.modalities}
     masked = make_inputs(dataclasses.replace(problem.dataset, presence=everyone), config)
     plain, full = (
-        forward(problem.state.generator, problem.state.learned, i, config, problem.sizes, None)
+        forward(problem.setup, problem.state.generator, problem.state.learned, i, None)
         for i in (problem.inputs, masked)
     )
     assert_close(full, plain, 1e-6)
@@ -254,11 +255,10 @@ def test_absent_features_are_never_read():
     changed["m0"] = np.where(absent[:, None], np.float32(1e3), changed["m0"])
     results = [
         forward(
+            problem.setup,
             problem.state.generator,
             problem.state.learned,
             make_inputs(partial_dataset(features=features), config),
-            config,
-            problem.sizes,
             None,
         )
         for features in (problem.dataset.features, changed)
@@ -276,9 +276,8 @@ def test_gradients_are_finite_with_an_item_that_lacks_everything(similarity):
     inputs = make_inputs(dataclasses.replace(problem.dataset, presence=presence), config)
 
     def loss(params):
-        embeddings = forward(
-            params, problem.state.learned, inputs, config, problem.sizes, jax.random.key(1)
-        )
+        learned, key = problem.state.learned, jax.random.key(1)
+        embeddings = forward(problem.setup, params, learned, inputs, key)
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(embeddings))
 
     gradients = jax.grad(loss)(problem.state.generator)
@@ -290,7 +289,7 @@ def test_gradients_are_finite_with_an_item_that_lacks_everything(similarity):
 
 def tiny_partial() -> Dataset:
     """The trainable tiny problem; items 0 and 1 lack both modalities."""
-    data = tiny.step_dataset()
+    data = tiny_dataset()
     lacking = np.random.default_rng(0).random((2, data.n_items)) < 0.4
     lacking[:, :2] = True
     features = {m: data.features[m].copy() for m in data.modalities}
@@ -302,19 +301,20 @@ def tiny_partial() -> Dataset:
 
 @pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "released"])
 def test_steps_with_missing_modalities_are_finite_and_learn(preset):
-    problem = load_problem(tiny.step_config(preset), tiny_partial())
+    problem = load_problem(tiny_config(preset), tiny_partial())
     before = new_state(problem)
     # Steps use their state up.
-    after, metrics = compile_steps(problem)(new_state(problem), 3)
-    for path, leaf in jax.tree_util.tree_leaves_with_path((after.generator, after.critic, metrics)):
+    after, metrics = compile_training(problem)(new_state(problem), 3)
+    players = (after.method.generator, after.method.critic)
+    for path, leaf in jax.tree_util.tree_leaves_with_path((players, metrics)):
         assert np.all(np.isfinite(leaf)), path
     for name in problem.dataset.modalities:
-        old, new = (state.generator["encoder"][name]["kernel"] for state in (before, after))
+        old, new = (state.method.generator["encoder"][name]["kernel"] for state in (before, after))
         assert np.any(old != new)
 
 
 def test_a_run_on_missing_modalities(tmp_path):
-    config = tiny.step_config("paper", {"train.epochs": 2})
+    config = tiny_config("paper", {"train.epochs": 2})
     result = fit(config, tmp_path / "run", dataset=tiny_partial(), quiet=True)
     assert 0 <= result["test"]["recall@20"] <= 1
     saved = json.loads((tmp_path / "run" / "dataset.json").read_text())
