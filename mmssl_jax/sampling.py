@@ -97,7 +97,7 @@ def sample_batch(
 ) -> Batch:
     """A batch of triples.
 
-    by: whether users or interactions are drawn uniformly. among: items that negatives are drawn from.
+    by: whether users or interactions are drawn uniformly. among: what negatives are drawn from.
     """
     user_key, positive_key, negative_key = jax.random.split(key, 3)
     if by == "interaction":
