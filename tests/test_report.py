@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmssl_jax.cli.commands import report_command
 
 from mmssl_jax.checkpoint import CheckpointError
+from mmssl_jax.cli.report import report_command
 from mmssl_jax.config import ConfigError, override
 from mmssl_jax.records.log import read_records
 from mmssl_jax.report.html import definitions, item_list, table, text
@@ -252,7 +252,9 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(finished, restored, tmp_
 def test_a_checkpoint_that_does_not_fit_is_refused(finished, restored):
     _, state = restored
     with pytest.raises(CheckpointError, match="does not fit"):
-        restore.restore_newest(finished, "best", state._replace(generator={}))
+        restore.restore_newest(
+            finished, "best", state._replace(method=state.method._replace(generator={}))
+        )
 
 
 def test_two_runs_side_by_side(loaded):
@@ -305,6 +307,7 @@ def untrained(dataset, label: str, **changes) -> Run:
         records=[{"epoch": 0, "step": 0, "seconds": 1.0, "bpr": 0.5, "validation/recall@20": 0.1,
                   "validation/ndcg@20": 0.1}],
         finished=False,
+        curves=problem.method.CURVES,
         analysis=analyse(problem, new_state(problem)),
         why_not="",
     )  # fmt: skip
@@ -400,7 +403,8 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
 
 def test_the_commands_start_without_the_extras():
     script = (
-        "import sys, mmssl_jax.cli.commands; "
+        "import sys, mmssl_jax.cli.train, mmssl_jax.cli.eval, mmssl_jax.cli.report; "
+        "import mmssl_jax.cli.study, mmssl_jax.cli.tune, mmssl_jax.cli.prepare; "
         "print([m for m in ('matplotlib', 'tensorboardX') if m in sys.modules])"
     )
     found = subprocess.run(

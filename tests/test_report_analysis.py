@@ -6,6 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.method import Vectors
+from mmssl_jax.ranking.evaluate import HeldOut
+from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.report.analysis import (
     concentration,
     found_by_popularity,
@@ -50,8 +53,9 @@ def lists(data, vectors):
 
 
 def ranked(data, vectors, k=K, block_users=7) -> Lists:
-    on_device = tuple(jnp.asarray(side, jnp.float32) for side in vectors)
-    return rank_lists(on_device, data.train, data.test, k, block_users)
+    on_device = Vectors(*(jnp.asarray(side, jnp.float32) for side in vectors))
+    split = HeldOut(data.n_users, data.n_items, data.train, data.test)
+    return rank_lists(on_device, split, k, Scoring(block_users=block_users))
 
 
 def items_of(edges, user) -> list[int]:
@@ -93,8 +97,8 @@ def test_lists_do_not_depend_on_the_blocks(data, vectors, lists):
 
 def test_places_without_an_unseen_item_hold_no_item():
     seen = np.array([[0, 0], [0, 1]], np.int32)
-    both = jnp.ones((1, 1)), jnp.ones((3, 1))
-    found = rank_lists(both, seen, np.array([[0, 2]], np.int32), 3, 4)
+    both = Vectors(jnp.ones((1, 1)), jnp.ones((3, 1)))
+    found = rank_lists(both, HeldOut(1, 3, seen, np.array([[0, 2]], np.int32)), 3, Scoring())
     assert found.items.tolist() == [[2, NO_ITEM, NO_ITEM]]
     assert found.hits.tolist() == [[1, 0, 0]]
     assert item_counts(found.items, 3).tolist() == [0, 0, 1]
@@ -107,10 +111,11 @@ def test_lists_and_metrics_are_at_the_precision_of_the_run():
     state = new_state(problem)
     shown = analyse(problem, state)["metrics"][MODEL]
     vectors = compile_embedding(problem)(state)
-    evaluated = split_evaluator(problem, "test")(*vectors)
+    evaluated = split_evaluator(problem, "test")(vectors)
     assert {name: shown[name] for name in evaluated} == pytest.approx(evaluated, abs=1e-6)
-    data, users = problem.dataset, config.eval.block_users
-    plain = rank_lists(vectors, data.train, data.test, 20, users)
+    data = problem.dataset
+    split = HeldOut(data.n_users, data.n_items, data.train, data.test)
+    plain = rank_lists(vectors, split, 20, Scoring.of(config)._replace(precision="float32"))
     assert list_metrics(plain, (20,))["ndcg@20"] != pytest.approx(shown["ndcg@20"], abs=1e-6)
 
 
