@@ -6,8 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from mmssl_jax.cli.commands import report_command, train_command
 
+from mmssl_jax.cli.report import report_command
+from mmssl_jax.cli.train import train_command
 from tests.problems import CHANGES, flags
 
 pytestmark = pytest.mark.slow  # trains or renders for minutes
