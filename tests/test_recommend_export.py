@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmssl_jax.cli.commands import eval_command, train_command
 
+from mmssl_jax.cli.eval import eval_command
+from mmssl_jax.cli.train import train_command
+from mmssl_jax.data import read_dataset
 from mmssl_jax.recommend import Recommender
 from tests.problems import CHANGES, flags
 
@@ -116,7 +118,7 @@ def test_a_new_item_from_its_text_and_image(tmp_path, monkeypatch):
     (block,) = blocks_of("python", OF_SHOP)
     exec(block, names)
     # The dataset's own items, encoded anew, have the features that prepare wrote.
-    dataset = names["recommender"].dataset
+    dataset = read_dataset(names["recommender"].config.data.path)
     item = int(np.flatnonzero(dataset.item_ids == "P0003")[0])
     np.testing.assert_allclose(names["image"][0], dataset.features["image"][item], rtol=1e-6)
     assert {m: x.shape[1] for m, x in dataset.features.items()} == {"image": 48, "text": 64}
@@ -129,7 +131,7 @@ def test_the_csv_holds_the_lists(there, recommender):
     eval_command(["--run=runs/cold", "--export=lists.csv", "--k=3", "--devices=1"])
     with open("lists.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    ids, scores = recommender.recommend(recommender.dataset.user_ids, 3)
+    ids, scores = recommender.recommend(recommender.user_ids, 3)
     assert [int(row["user"]) for row in rows] == np.repeat(np.arange(len(ids)), 3).tolist()
     assert [int(row["rank"]) for row in rows] == [1, 2, 3] * len(ids)
     assert [int(row["item"]) for row in rows] == ids.reshape(-1).tolist()
@@ -139,8 +141,8 @@ def test_the_csv_holds_the_lists(there, recommender):
 def test_the_npz_holds_the_embeddings(there, recommender):
     eval_command(["--run=runs/cold", "--export-embeddings=vectors.npz", "--devices=1"])
     with np.load("vectors.npz") as file:
-        np.testing.assert_array_equal(file["user_ids"], recommender.dataset.user_ids)
-        np.testing.assert_array_equal(file["item_ids"], recommender.dataset.item_ids)
+        np.testing.assert_array_equal(file["user_ids"], recommender.user_ids)
+        np.testing.assert_array_equal(file["item_ids"], recommender.item_ids)
         np.testing.assert_allclose(file["users"], recommender.user_vectors, rtol=1e-6)
         np.testing.assert_allclose(file["items"], recommender.item_vectors, rtol=1e-6)
 
@@ -163,14 +165,14 @@ def test_parquet(there, recommender):
         ]
     )
     table = polars.read_parquet("lists.parquet")
-    ids, scores = recommender.recommend(recommender.dataset.user_ids, 3)
+    ids, scores = recommender.recommend(recommender.user_ids, 3)
     assert table.columns == ["user", "rank", "item", "score"]
     assert table["item"].to_list() == ids.reshape(-1).tolist()
     np.testing.assert_allclose(table["score"].to_numpy(), scores.reshape(-1), rtol=1e-5)
     vectors = polars.read_parquet("vectors.parquet")
     assert vectors["kind"].to_list() == ["user"] * 1200 + ["item"] * 800
     items = vectors.filter(polars.col("kind") == "item")
-    assert items["id"].to_list() == [str(raw) for raw in recommender.dataset.item_ids]
+    assert items["id"].to_list() == [str(raw) for raw in recommender.item_ids]
     np.testing.assert_allclose(
         np.stack(items["vector"].to_list()), recommender.item_vectors, rtol=1e-6
     )
