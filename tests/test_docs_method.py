@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mmssl_jax.config import Config, flatten
+from mmssl_jax.config import flatten
+from mmssl_jax.methods.mmssl.config import MMSSLConfig
 from tests.test_imports import PACKAGE
 
 TEXT = (PACKAGE.parent / "docs" / "method.md").read_text()
-STAGES = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+PARTS = {path.stem for path in PACKAGE.iterdir() if not path.stem.startswith("_")}
 DOTTED = r"[a-z_0-9]+(?:\.[A-Za-z_0-9]+)+"
 
 
@@ -23,10 +24,10 @@ def names_in(text: str) -> list[str]:
 
 
 def exists(name: str) -> bool:
-    if name in flatten(Config()):
+    if name in flatten(MMSSLConfig()):
         return True
     module, _, attribute = name.rpartition(".")
-    if module.split(".")[0] not in STAGES:
+    if module.split(".")[0] not in PARTS:
         return False
     try:
         return hasattr(importlib.import_module(f"mmssl_jax.{module}"), attribute)
@@ -49,7 +50,10 @@ def test_names_are_found_and_told_apart():
     assert not exists("loss.temprature")
 
 
-@pytest.mark.parametrize("stage", ["losses", "model/fusion.py", "model/encoders.py"])
+OF_MMSSL = ("losses", "game/adversarial", "game/edge_likelihood", "fusion", "encoders")
+
+
+@pytest.mark.parametrize("stage", ["losses", *(f"methods/mmssl/{name}.py" for name in OF_MMSSL)])
 def test_every_public_function_of_the_losses_is_named(stage):
     place = PACKAGE / stage
     named = set(names_in(TEXT))
