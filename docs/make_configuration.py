@@ -2,24 +2,35 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import docstring_parser
 
-from mmssl_jax.config import Config, flatten
-from mmssl_jax.methods.mmssl.presets import PRESETS
+from mmssl_jax.config import Config, flatten, override
+from mmssl_jax.methods import DEFAULT, METHODS
 
 PAGE = Path(__file__).with_name("configuration.md")
 
-HEAD = """# Settings
+HEAD = f"""# Settings
 
-Every setting is a flag (`--optim.lr 1e-3`) and a key of a YAML file (`optim: {lr: 1e-3}`). Flags
-override files, later files earlier ones, and all override the preset. The defaults are the `paper`
-preset; the column *released* has the values of the `released` preset where they differ. Not every
-combination is valid: what does not fit together is refused before a run starts. This page is
-written by `python docs/make_configuration.py`.
+Every setting is a flag (`--optim.lr 1e-3`) and a key of a YAML file (`optim: {{lr: 1e-3}}`). Flags
+override files, later files earlier ones, and all override the preset, where a method has presets.
+Not every combination is valid: what does not fit together is refused before a run starts. This page
+is written by `python docs/make_configuration.py`.
+
+The first part has the settings of every method. A part for each method follows, with its own
+settings and with those of the first part that have another default or meaning there. The command
+line and files know the settings of the chosen method alone: `--method NAME`, else `{DEFAULT}`.
 """
+
+EVERY = "The settings of every method"
+RELEASED = (
+    "The defaults are the `paper` preset; the column *released* has the values of the `released` "
+    "preset where they differ."
+)
+COLUMNS = ("key", "type", "default", "what")
 
 # The parser's number types, in words.
 TYPES = {
@@ -55,40 +66,84 @@ def value_text(value: Any) -> str:
     return f"`{value}`" if value != "" else "empty"
 
 
-def rows(owner: type, prefix: str) -> list[str]:
-    """The table's rows of one stage."""
-    defaults, lines = flatten(Config()), []
-    documents = {p.arg_name: p for p in docstring_parser.parse_from_object(owner).params}
-    for entry in dataclasses.fields(owner):
-        key = f"{prefix}{entry.name}"
-        if key not in defaults:
-            continue  # a stage
-        document = documents[entry.name]
-        released = PRESETS["released"].get(key, defaults[key])
-        cells = (
-            f"`{key}`",
-            type_words(str(document.type_name)),
-            value_text(defaults[key]),
-            value_text(released) if released != defaults[key] else "",
-            re.sub(r"\s+", " ", document.description or "").replace("|", "\\|"),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+class Setting(NamedTuple):
+    """What the page says of a setting."""
+
+    words: str
+    default: Any
+    what: str
+
+
+def documents_of(owner: type) -> dict[str, docstring_parser.DocstringParam]:
+    """The docstrings of a stage's fields; a subclass's own come first."""
+    stages = [each for each in owner.__mro__ if dataclasses.is_dataclass(each)]
+    return {
+        document.arg_name: document
+        for stage in reversed(stages)
+        for document in docstring_parser.parse_from_object(stage).params
+    }
+
+
+def settings_of(config: Config) -> dict[str, Setting]:
+    """Every setting by its dotted key."""
+    found = {}
+    for key, default in flatten(config).items():
+        *stage, name = key.split(".")
+        owner = type(getattr(config, stage[0])) if stage else type(config)
+        document = documents_of(owner)[name]
+        what = re.sub(r"\s+", " ", document.description or "").replace("|", "\\|")
+        found[key] = Setting(type_words(str(document.type_name)), default, what)
+    return found
+
+
+def table(settings: dict[str, Setting], released: dict[str, Any]) -> str:
+    """Settings as a table; with a column for the other preset's values where there is one."""
+    columns = COLUMNS if not released else (*COLUMNS[:3], "released", COLUMNS[3])
+    lines = [columns, tuple("---" for _ in columns)]
+    for key, (words, default, what) in settings.items():
+        other = value_text(released[key]) if released.get(key, default) != default else ""
+        cells = (f"`{key}`", words, value_text(default), *([other] if released else []), what)
+        lines.append(cells)
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def stage_names(keys: Iterable[str]) -> list[str]:
+    """The stages of keys, after "" if some key has none."""
+    return sorted(dict.fromkeys(key.rpartition(".")[0] for key in keys), key=bool)
+
+
+def sections(
+    config: Config, settings: dict[str, Setting], released: dict[str, Any]
+) -> Iterable[str]:
+    """A section for each stage of some settings."""
+    for name in stage_names(settings):
+        stage = {k: s for k, s in settings.items() if k.rpartition(".")[0] == name}
+        title = f"`{name}`" if name else "Without a stage"
+        what = f"{(getattr(config, name).__doc__ or '').strip()}\n\n" if name else ""
+        yield f"### {title}\n\n{what}{table(stage, released)}"
+
+
+def own_settings(config: Config, shared: dict[str, Setting]) -> dict[str, Setting]:
+    """A method's settings that not every method has, or has with this default and meaning."""
+    return {
+        key: setting
+        for key, setting in settings_of(config).items()
+        if key != "method" and shared.get(key) != setting
+    }
 
 
 def page() -> str:
     """The whole page."""
-    sections = [HEAD]
-    stages = {entry.name: entry.default_factory for entry in dataclasses.fields(Config)}
-    for name, owner in (("", Config), *stages.items()):
-        if not isinstance(owner, type):
-            continue
-        title = f"`{name}`" if name else "The preset"
-        what = (owner.__doc__ or "").strip() if name else "The only setting without a stage."
-        table = rows(owner, f"{name}." if name else "")
-        head = "| key | type | default | released | what |\n| --- | --- | --- | --- | --- |"
-        sections.append(f"## {title}\n\n{what}\n\n{head}\n" + "\n".join(table) + "\n")
-    return "\n".join(sections)
+    base = override(Config(), {"method": DEFAULT})
+    shared = settings_of(base)
+    parts = [HEAD, f"## {EVERY}\n", *sections(base, shared, {})]
+    for name, method in METHODS.items():
+        config = method.CONFIG()
+        released = dict(config.PRESETS.get("released", {}))
+        what = (config.__doc__ or "").strip() + (f" {RELEASED}" if released else "")
+        parts.append(f"## {method.TITLE}: `--method {name}`\n\n{what}\n")
+        parts += sections(config, own_settings(config, shared), released)
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmssl_jax.config import Config, flatten
+from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.mmssl.presets import DEPARTURES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -39,23 +40,56 @@ def test_the_ledger_has_both_values_of_every_departure(maker):
         assert f"`{departure.key}`" in row
 
 
-def test_the_page_has_every_setting_and_departure():
-    rows = {
-        cells[1].strip("` "): [cell.strip() for cell in cells[2:-1]]
-        for line in (DOCS / "configuration.md").read_text().splitlines()
-        if line.startswith("| `")
-        for cells in [re.split(r"(?<!\\)\|", line)]
-    }
-    assert list(rows) == list(flatten(Config()))
-    assert {key for key, row in rows.items() if row[2]} == {d.key for d in DEPARTURES}
-    assert rows["optim.lr"] == [
+def tables() -> list[tuple[str, dict[str, list[str]]]]:
+    """The parts of the page by heading, each with its rows {setting: other cells}."""
+    found = []
+    for part in (DOCS / "configuration.md").read_text().split("\n## ")[1:]:
+        lines = [line for line in part.splitlines() if line.startswith("| `")]
+        cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+        rows = {first.strip("`"): others for first, *others in cells}
+        assert len(rows) == len(lines), "a setting twice in one part"
+        found.append((part.splitlines()[0], rows))
+    return found
+
+
+def test_the_page_has_every_setting_of_every_method():
+    (heading, shared), *own = tables()
+    assert heading == "The settings of every method"
+    assert list(shared) == list(flatten(Config()))
+    assert [heading for heading, _ in own] == [
+        f"{method.TITLE}: `--method {name}`" for name, method in METHODS.items()
+    ]
+    for (_, rows), method in zip(own, METHODS.values(), strict=True):
+        base, config = flatten(Config()), flatten(method.CONFIG())
+        changed = {key for key in config if key not in base or config[key] != base[key]}
+        assert changed - {"method"} <= set(rows)
+        assert set(shared) | set(rows) == set(config)
+        for key in rows.keys() & shared.keys():  # a row that said nothing new would not be there
+            assert rows[key] != shared[key]
+
+
+def test_the_page_has_the_departures_and_the_right_cells(maker):
+    (_, shared), (_, mmssl), (_, lightgcn) = tables()
+    assert {key for key, row in mmssl.items() if row[2]} == {d.key for d in DEPARTURES}
+    for departure in DEPARTURES:
+        values = [maker.value_text(v) for v in (departure.paper, departure.released)]
+        assert mmssl[departure.key][1:3] == values
+    assert mmssl["optim.lr"] == [
         "float > 0", "`0.00055`", "", "Learning rate of the generator.",
     ]  # fmt: skip
-    assert rows["critic.slope"][1:3] == ["`0.2`", "`1.0`"]
-    assert rows["critic.hidden"][:3] == ["list of float > 0", "`[512, 256]`", "`[0.25, 0.125]`"]
-    assert rows["structure.k_rate"][:3] == ["float >= 0 or null", "`null`", "`0.0001`"]
-    assert rows["train.shared_forward"][:3] == ["true or false", "`true`", "`false`"]
-    assert rows["model.heads"][3]
+    assert mmssl["critic.slope"][1:3] == ["`0.2`", "`1.0`"]
+    assert mmssl["critic.hidden"][:3] == ["list of float > 0", "`[512, 256]`", "`[0.25, 0.125]`"]
+    assert mmssl["structure.k_rate"][:3] == ["float >= 0 or null", "`null`", "`0.0001`"]
+    assert mmssl["train.shared_forward"][:3] == ["true or false", "`true`", "`false`"]
+    assert mmssl["model.heads"][3]
+    assert shared["optim.lr"] == ["float > 0", "`0.001`", "Learning rate."]
+    assert shared["method"][1] == "`mmssl`"
+    assert lightgcn["train.patience"] == [
+        "int > 0", "`20`",
+        "Training stops when this many epochs in a row plus one bring no better `monitor`.",
+    ]  # fmt: skip
+    assert lightgcn["sampling.by"][1] == "`interaction`"
+    assert all(len(row) == 3 for row in (*shared.values(), *lightgcn.values()))
 
 
 @pytest.mark.parametrize(
