@@ -42,14 +42,14 @@ def test_products_have_rounded_operands_and_float32_sums(precision):
 def test_a_step_of_reduced_precision_is_near_the_full_one(precision, low, high):
     off = {"model__dropout": 0.0, "critic__dropout": (0.0, 0.0), "game__weight": 0.5}
     full, reduced = step_config(**off), step_config(**off, precision=precision)
-    _, _, inputs, sizes, state = step_problem(full)
-    draws = draw(state.key, state.step, inputs, full, sizes)
+    problem = step_problem(full)
+    draws = draw(problem.setup, jax.random.key(0), problem.inputs)
 
-    def metrics(config):
-        step = jax.jit(lambda state: train_step(state, draws, inputs, config, sizes)[1])
-        return {name: float(value) for name, value in step(state).items()}
+    def metrics(setup):
+        step = jax.jit(lambda state: train_step(setup, state, draws, problem.inputs)[1])
+        return {name: float(value) for name, value in step(problem.state).items()}
 
-    exact, near = metrics(full), metrics(reduced)
+    exact, near = metrics(problem.setup), metrics(problem.with_config(reduced).setup)
     for name in ("critic_loss", "gradient_penalty", "adversarial"):
         assert low < abs(near[name] - exact[name]) / abs(exact[name]) < high, name
     assert_close(near["bpr"], exact["bpr"], 1e-6)
