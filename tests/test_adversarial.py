@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.methods.mmssl.draws import draw, share_batch
+from mmssl_jax.methods.mmssl import reference
+from mmssl_jax.methods.mmssl.draws import GameDraws, Share, draw, share_batch
 from mmssl_jax.methods.mmssl.game.adversarial import (
-    GameDraws,
     adversarial_loss,
     critic_loss,
     gradient_penalty,
@@ -13,15 +13,13 @@ from mmssl_jax.methods.mmssl.game.adversarial import (
 )
 from mmssl_jax.methods.mmssl.game.critic import Critic
 from mmssl_jax.methods.mmssl.losses import generator_loss, recommendation_losses
-from mmssl_jax.methods.mmssl.state import critic_module
-from mmssl_jax.methods.mmssl.step import apply_critic, critic_gradients, forward, train_step
+from mmssl_jax.methods.mmssl.state import critic_module, forward
+from mmssl_jax.methods.mmssl.step import apply_critic, critic_gradients, train_step
 from mmssl_jax.sampling import Batch
 from tests.problems import (
     N_ITEMS,
     TOLERANCE,
     assert_close,
-    dense_generated_rows,
-    dense_real_rows,
     edges_of_batch,
     interaction_matrix,
     precision,
@@ -54,79 +52,59 @@ CONFIGS = {
 
 
 class Game:
-    """One round of the tiny problem's game, in a float type."""
+    """One round of the tiny problem's game, in a float type, and its losses by dense rows."""
 
     def __init__(self, config, dtype, users=USERS):
-        self.config, rng = config, np.random.default_rng(0)
-        self.problem = step_problem(config, dtype=dtype)
-        self.generator, self.params = self.problem.state.generator, self.problem.state.critic
-        self.critic = critic_module(config, self.problem.sizes)
-        self.uniform = rng.uniform(size=(len(users), N_ITEMS)).astype(np.float32)
-        self.alpha = jnp.asarray(rng.uniform(size=(len(users), 2)), dtype)
-        self.users, self.edges = jnp.asarray(users, jnp.int32), edges_of_batch(MATRIX, users)
-        self.observed = MATRIX[users]
-        self.key, self.dtype = jax.random.key(7), dtype
+        rng = np.random.default_rng(0)
+        self.setup, _, self.inputs, self.state = step_problem(config, dtype=dtype)
+        self.config, self.params = config, self.state.critic
+        uniform = rng.uniform(size=(len(users), N_ITEMS)).astype(np.float32)
+        self.uniform, self.observed = (jnp.asarray(x, dtype) for x in (uniform, MATRIX[users]))
+        alpha = jnp.asarray(rng.uniform(size=(len(users), 2)), dtype)
+        self.users, self.key = jnp.asarray(users, jnp.int32), jax.random.key(7)
+        self.share = Share(
+            batch=Batch(self.users, self.users, self.users),  # the game reads the users alone
+            edges=edges_of_batch(MATRIX, users),
+            first_row=jnp.int32(0),
+            game=GameDraws(self.uniform, alpha, self.key),
+            generator_critic=self.key,
+        )
 
     def embed(self, generator):
-        state, inputs, sizes = self.problem.state, self.problem.inputs, self.problem.sizes
-        return forward(generator, state.learned, inputs, self.config, sizes, self.key)
+        return forward(self.setup, generator, self.state.learned, self.inputs, self.key)
+
+    def dense_rows(self, users, items):
+        masked = self.config.structure.mask_observed
+        return reference.generated_rows(users[self.users], items, self.observed, masked)
 
     def dense_fake(self, embeddings):
-        mask, users = self.config.structure.mask_observed, self.users
-        modalities = embeddings.feature_user
-        return jnp.concatenate(
-            [
-                dense_generated_rows(
-                    embeddings.feature_user[m][users],
-                    embeddings.feature_item[m],
-                    self.observed,
-                    mask,
-                )
-                for m in modalities
-            ]
-        )
+        of_users, of_items = embeddings.feature_user, embeddings.feature_item
+        return jnp.concatenate([self.dense_rows(of_users[m], of_items[m]) for m in of_users])
 
     def dense_score(self, params, rows, key):
-        projection = rows @ params["first_kernel"]
-        return self.critic.apply({"params": params}, projection, False, rngs={"dropout": key})
+        critic, projection = critic_module(self.setup), rows @ params["first_kernel"]
+        return critic.apply({"params": params}, projection, False, rngs={"dropout": key})
 
     def dense_critic_loss(self, params):
-        embeddings, config = self.embed(self.generator), self.config
-        fake = self.dense_fake(embeddings)
-        real = dense_real_rows(
-            embeddings.user[self.users],
-            embeddings.item,
-            self.observed,
-            self.uniform,
-            config.game,
-            config.structure.mask_observed,
-        )
+        embeddings, game = self.embed(self.state.generator), self.config.game
+        fake, own = self.dense_fake(embeddings), self.dense_rows(embeddings.user, embeddings.item)
+        real = reference.real_rows(self.observed, self.uniform, own, game)
         real = jnp.concatenate([real, real])
-        alpha = jnp.concatenate([self.alpha[:, 0], self.alpha[:, 1]])[:, None]
+        alpha = self.share.game.alpha
+        alpha = jnp.concatenate([alpha[:, 0], alpha[:, 1]])[:, None]
         fake_key, real_key, between_key = jax.random.split(self.key, 3)
         gradients = jax.grad(lambda x: jnp.sum(self.dense_score(params, x, between_key)))(
             alpha * real + (1 - alpha) * fake
         )
         # Dropout of a whole layer makes a row's gradient zero, where the norm has no derivative.
-        squared = jnp.sum(gradients**2, axis=1)
-        norms = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
-        penalty = config.game.gradient_penalty * jnp.mean((norms - 1) ** 2)
+        penalty = game.gradient_penalty * jnp.mean((reference.norms(gradients) - 1) ** 2)
         fake_score = jnp.mean(self.dense_score(params, fake, fake_key))
         real_score = jnp.mean(self.dense_score(params, real, real_key))
         return fake_score - real_score + penalty, penalty
 
     def structured_critic_loss(self, params):
-        draws = GameDraws(jnp.asarray(self.uniform, self.dtype), self.alpha, self.key)
-        loss, parts = critic_loss(
-            params,
-            self.critic,
-            self.embed(self.generator),
-            self.users,
-            self.edges,
-            draws,
-            jnp.int32(0),
-            self.config,
-        )
+        embeddings = self.embed(self.state.generator)
+        loss, parts = critic_loss(self.setup, params, embeddings, self.share)
         return loss, parts["gradient_penalty"]
 
 
@@ -164,16 +142,12 @@ def test_generator_gradients_are_those_of_dense_rows(preset, name):
     items = np.random.default_rng(3).integers(N_ITEMS, size=(2, len(batch_users(config, name))))
 
     def structured(generator, game, batch):
-        initial = generator["user_embedding"], generator["item_embedding"]
-        embeddings, dropout = game.embed(generator), game.key
-        return generator_loss(
-            embeddings, initial, batch, game.edges, game.critic, game.params, dropout, config
-        )[0]
+        share = game.share._replace(batch=batch)
+        return generator_loss(game.setup, game.embed(generator), game.params, share)[0]
 
     def dense(generator, game, batch):
-        initial = generator["user_embedding"], generator["item_embedding"]
         embeddings = game.embed(generator)
-        rest, _ = recommendation_losses(embeddings, initial, *batch, config.loss)
+        rest, _ = recommendation_losses(game.setup, embeddings, batch)
         fake = game.dense_fake(embeddings)
         return rest - 0.5 * jnp.mean(game.dense_score(game.params, fake, game.key))
 
@@ -181,7 +155,7 @@ def test_generator_gradients_are_those_of_dense_rows(preset, name):
         with precision(type_name) as dtype:
             game = Game(config, dtype, batch_users(config, name))
             batch = Batch(game.users, *jnp.asarray(items, jnp.int32))
-            return jax.jit(jax.value_and_grad(lambda x: loss(x, game, batch)))(game.generator)
+            return jax.jit(jax.value_and_grad(lambda x: loss(x, game, batch)))(game.state.generator)
 
     loss, gradients = value_and_gradients(structured, name)
     expected_loss, expected = value_and_gradients(dense, "float64")
@@ -196,9 +170,9 @@ def test_gradient_penalty_is_that_of_each_rows_own_gradient():
     game, key = Game(config, jnp.float32), jax.random.key(0)
     rows = jnp.asarray(np.random.default_rng(1).normal(size=(5, N_ITEMS)), jnp.float32)
 
-    kernel = game.params["first_kernel"]
+    critic, kernel = critic_module(game.setup), game.params["first_kernel"]
 
-    penalty = jax.jit(lambda x, gram: gradient_penalty(game.critic, game.params, x, gram, key))(
+    penalty = jax.jit(lambda x, gram: gradient_penalty(critic, game.params, x, gram, key))(
         rows @ kernel, kernel.T @ kernel
     )
 
@@ -248,35 +222,30 @@ def test_adversarial_loss_is_minus_the_mean_score():
     def structured_and_dense(generator):
         embeddings = game.embed(generator)
         scores = game.dense_score(game.params, game.dense_fake(embeddings), game.key)
-        return scores, adversarial_loss(
-            game.params, game.critic, embeddings, game.users, game.edges, game.key, False
-        )
+        return scores, adversarial_loss(game.setup, game.params, embeddings, game.share)
 
-    scores, loss = structured_and_dense(game.generator)
+    scores, loss = structured_and_dense(game.state.generator)
     assert float(loss) == pytest.approx(-float(np.mean(scores)), rel=1e-5)
 
 
 def test_the_critic_learns_to_tell_real_from_generated_rows():
     config = step_config(optim__critic_lr=1e-2, critic__hidden=(32, 16))
-    _, _, inputs, sizes, state = step_problem(config)
+    setup, _, inputs, state = step_problem(config)
+    key = jax.random.key(0)
 
     def gaps(state):
-        critic = critic_module(config, sizes).init(state.key, jnp.zeros((2, 32)), True)
+        critic = critic_module(setup).init(key, jnp.zeros((2, 32)), True)
         state = state._replace(critic=critic["params"])
-        draws = draw(state.key, state.step, inputs, config, sizes)
-        share = share_batch(draws, inputs, sizes, None)
-        embeddings = forward(
-            state.generator, state.learned, inputs, config, sizes, draws.critic_forward
-        )
+        draws = draw(setup, jax.random.fold_in(key, 0), inputs)  # as in a run's first step
+        share = share_batch(setup, draws, inputs)
+        embeddings = forward(setup, state.generator, state.learned, inputs, draws.critic_forward)
 
         def step(state, index):
             dropout = jax.random.fold_in(draws.game.dropout, index)
-            fresh = draws._replace(game=draws.game._replace(dropout=dropout))
-            gradients, metrics = critic_gradients(
-                state, embeddings, share, fresh, config, sizes, None
-            )
+            fresh = share._replace(game=share.game._replace(dropout=dropout))
+            gradients, metrics = critic_gradients(setup, state, embeddings, fresh)
             gap = metrics["score_real"] - metrics["score_fake"]
-            return apply_critic(state, gradients, config), gap
+            return apply_critic(setup, state, gradients), gap
 
         return jax.lax.scan(step, state, jnp.arange(150))[1]
 
@@ -287,23 +256,38 @@ def test_the_critic_learns_to_tell_real_from_generated_rows():
 
 
 def test_the_game_moves_the_generator():
-    inputs, sizes, state = step_problem(step_config())[2:]
-    draws = draw(state.key, state.step, inputs, step_config(), sizes)
-
     def one_step(weight):
         config = step_config(game__weight=weight, **NO_DROPOUT)
-        return jax.jit(lambda state: train_step(state, draws, inputs, config, sizes))(state)
+        setup, _, inputs, state = step_problem(config)
+        draws = draw(setup, jax.random.key(0), inputs)
+        return state, *jax.jit(lambda state: train_step(setup, state, draws, inputs))(state)
 
-    (without, quiet), (with_game, loud) = one_step(0.0), one_step(0.5)
+    (start_without, without, quiet), (start, with_game, loud) = one_step(0.0), one_step(0.5)
 
     def encoders(state):
         leaves = jax.tree.leaves(state.generator["encoder"])
         return np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
 
+    np.testing.assert_array_equal(encoders(start_without), encoders(start))
     assert np.abs(encoders(with_game) - encoders(without)).max() > 1e-5
     assert "adversarial" in loud
     assert "adversarial" not in quiet
     assert float(quiet["bpr"]) == pytest.approx(float(loud["bpr"]), rel=1e-6)
-    start = np.asarray(state.critic["first_kernel"])
-    np.testing.assert_array_equal(without.critic["first_kernel"], start)
-    assert np.any(with_game.critic["first_kernel"] != start)
+    assert np.any(with_game.critic["first_kernel"] != start.critic["first_kernel"])
+
+
+@pytest.mark.parametrize(
+    ("weight", "kind", "has_critic"),
+    [(0.5, "adversarial", True), (0.0, "adversarial", False), (0.5, "edge_likelihood", False)],
+)
+def test_there_is_no_critic_where_no_game_is_played(weight, kind, has_critic):
+    setup, _, inputs, state = step_problem(step_config(game__weight=weight, game__kind=kind))
+
+    started = jax.eval_shape(setup.init, jax.random.key(0), inputs)
+    stepped, metrics = jax.eval_shape(setup.step, state, jax.random.key(1), inputs)
+
+    for of_run in (started, stepped):
+        assert (of_run.critic is not None) == has_critic
+        assert (of_run.critic_opt is not None) == has_critic
+    assert ("critic_loss" in metrics) == has_critic
+    assert jax.tree.structure(stepped) == jax.tree.structure(started)

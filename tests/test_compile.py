@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from mmssl_jax.data.synthetic import Plan, planted_dataset
-from mmssl_jax.methods.mmssl.renewal import rebuild_for_all
-from mmssl_jax.methods.mmssl.step import forward, train_steps
-from mmssl_jax.ranking.evaluate import UserBlocks, block_sums, user_blocks
+from mmssl_jax.method import Vectors
+from mmssl_jax.methods.mmssl.step import rebuild
+from mmssl_jax.ranking.evaluate import HeldOut, block_sums, user_blocks
+from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_programs, load_problem, new_state
+from mmssl_jax.training.problem import compile_programs, load_problem, new_state, train_steps
 from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")
@@ -64,9 +65,9 @@ def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
 
     def epoch(state):
         with jax.transfer_guard_device_to_host("disallow"):
-            state, metrics = programs.run_steps(state, STEPS)
+            state, metrics = programs.run_epoch(state, STEPS)
         jax.device_get(metrics)
-        programs.evaluators["validation"](*programs.embed(state))
+        programs.evaluators["validation"](programs.embed(state))
         return state
 
     with compilations() as first:
@@ -78,7 +79,7 @@ def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
     assert later == []
     # Nor is anything sent: the step's arguments are on the devices already.
     with jax.transfer_guard("disallow"):
-        programs.run_steps(state, STEPS)
+        programs.run_epoch(state, STEPS)
 
 
 def test_a_run_compiles_nothing_after_its_first_epoch(tmp_path, monkeypatch):
@@ -146,26 +147,26 @@ def test_the_search_finds_a_dense_array_at_any_depth():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_users_by_items_array_in_training(preset):
     problem = big_problem(preset)
-    config, sizes, state = problem.config, problem.sizes, new_state(problem)
     assert not dense_arrays(
-        lambda state, inputs: train_steps(state, inputs, config, sizes, 3), state, problem.inputs
+        lambda state, inputs: train_steps(problem.method, state, inputs, 3),
+        new_state(problem),
+        problem.inputs,
     )
 
 
 def test_no_users_by_items_array_in_a_rebuild():
     problem = big_problem("paper")
-    config, sizes, state = problem.config, problem.sizes, new_state(problem)
-
-    def rebuild(state, inputs):
-        embeddings = forward(state.generator, state.learned, inputs, config, sizes, None)
-        return rebuild_for_all(state, embeddings, inputs, config, sizes), embeddings
-
-    assert not dense_arrays(rebuild, state, problem.inputs)
+    state = new_state(problem).method
+    assert not dense_arrays(
+        lambda state, inputs: rebuild(problem.method, state, inputs), state, problem.inputs
+    )
 
 
 def test_no_users_by_items_array_in_the_evaluation():
     data = big_problem("paper").dataset
-    blocks = user_blocks(data.train, data.test, N_USERS, 1, 16)
-    share = UserBlocks(*(leaf[0] for leaf in blocks))
+    blocks = user_blocks(HeldOut(N_USERS, N_ITEMS, data.train, data.test), 1, 16)
+    share = jax.tree.map(lambda leaf: leaf[0], blocks)
     vectors = np.ones((N_USERS, 8), np.float32), np.ones((N_ITEMS, 8), np.float32)
-    assert not dense_arrays(lambda u, i: block_sums(u, i, share, (5, 20)), *vectors)
+    assert not dense_arrays(
+        lambda *vectors: block_sums(Vectors(*vectors), share, Scoring(ks=(5, 20))), *vectors
+    )

@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmssl_jax.graph.structure import EdgeList, learned_graph
-from mmssl_jax.losses.adversarial import GameDraws
-from mmssl_jax.training.draws import Draws
-from mmssl_jax.training.sampling import Batch
-from mmssl_jax.training.state import TrainState, init_state, make_inputs
-from mmssl_jax.training.step import forward, start_epoch, train_step
 
-from mmssl_jax.config import Config
-from mmssl_jax.methods.mmssl import reference
+from mmssl_jax.methods.mmssl import MMSSL, reference
+from mmssl_jax.methods.mmssl.as_reference import plain_data, plain_draws, plain_state
+from mmssl_jax.methods.mmssl.config import MMSSLConfig
+from mmssl_jax.methods.mmssl.draws import Draws, GameDraws
+from mmssl_jax.methods.mmssl.learned_graphs import EdgeList, learned_graph
+from mmssl_jax.methods.mmssl.state import State, forward
+from mmssl_jax.methods.mmssl.step import start_epoch, train_step
+from mmssl_jax.sampling import Batch
 from tests.problems import (
     N_ITEMS,
     N_USERS,
-    Problem,
+    StepProblem,
     assert_close,
     interaction_matrix,
     precision,
@@ -47,7 +47,7 @@ EDGES = {
 class Case(NamedTuple):
     """A configuration, the steps to take with it, those that renew the graphs, and the data."""
 
-    config: Config
+    config: MMSSLConfig
     steps: int
     renewals: tuple[int, ...]
     n_modalities: int
@@ -108,45 +108,30 @@ def presence() -> np.ndarray:
     return present
 
 
-def problem_of(case: Case, dtype: Any) -> Problem:
+def problem_of(case: Case, dtype: Any) -> StepProblem:
     problem = step_problem(case.config, case.n_modalities, dtype)
     if not case.partial:
         return problem
     dataset = dataclasses.replace(problem.dataset, presence={"m0": presence()})
-    return problem._replace(dataset=dataset, inputs=make_inputs(dataset, case.config))
+    setup = MMSSL.build(case.config, dataset)
+    return problem._replace(setup=setup, dataset=dataset, inputs=setup.inputs(dataset))
 
 
-def data_of(problem: Problem) -> reference.Data:
-    """The problem's data as the plain form takes it."""
-    rows, dataset = problem.inputs.rows, problem.dataset
-    return reference.Data(
-        reference.Edges(rows.users, rows.items, jnp.ones(rows.users.shape, bool)),
-        problem.inputs.features,
-        {m: jnp.asarray(present) for m, present in dataset.presence.items()},
-        dataset.n_users,
-        dataset.n_items,
-    )
-
-
-def both_states(problem: Problem, data: reference.Data) -> tuple[TrainState, reference.State]:
-    """The state before the first step, for both, with a random learned graph of its own for each
-    modality: were they the same, the attention's queries and keys would have no gradient."""
-    state, rng = problem.state, np.random.default_rng(3)
+def first_state(problem: StepProblem) -> State:
+    """The state before the first step, with a random learned graph of its own for each modality:
+    were they the same, the attention's queries and keys would have no gradient."""
+    state, rng, graphs = problem.state, np.random.default_rng(3), {}
     length = state.learned["m0"].to_users.senders.shape[0]
-    learned, graphs = {}, {}
-    for m in data.features:
+    for m in problem.inputs.features:
         users = jnp.asarray(rng.integers(N_USERS, size=length), jnp.int32)
         items = jnp.asarray(rng.integers(N_ITEMS, size=length), jnp.int32)
-        learned[m] = reference.Edges(users, items, jnp.asarray(rng.random(length) < 0.7))
-        graphs[m] = learned_graph(EdgeList(*learned[m]), N_USERS, N_ITEMS, "receiver")
-    collected = {m: reference.Edges(*edges) for m, edges in state.pending.items()}
-    players = state.generator, state.critic, state.generator_opt, state.critic_opt
-    plain = reference.State(state.step, *players, learned, collected)
-    return state._replace(learned=graphs), plain
+        edges = EdgeList(users, items, jnp.asarray(rng.random(length) < 0.7))
+        graphs[m] = learned_graph(edges, N_USERS, N_ITEMS)
+    return state._replace(learned=graphs)
 
 
-def draws_of(case: Case, step: int, dtype: Any) -> tuple[Draws, reference.Draws]:
-    """A step's draws, for both; user 2, who knows nearly all items, is in the batch twice."""
+def draws_of(case: Case, step: int, dtype: Any) -> Draws:
+    """A step's draws; user 2, who knows nearly all items, is in the batch twice."""
     rng, size = np.random.default_rng(step), case.config.sampling.batch_size
     users = np.r_[2, 2, 1, rng.integers(1, N_USERS, size - 3)]
     positives, negatives = (
@@ -158,8 +143,7 @@ def draws_of(case: Case, step: int, dtype: Any) -> tuple[Draws, reference.Draws]
     keys = jax.random.split(jax.random.key(step), 4)
     shared = case.config.train.shared_forward
     game = GameDraws(uniform, alpha, keys[2])
-    draws = Draws(batch, game, keys[0], keys[0] if shared else keys[1], keys[3])
-    return draws, reference.Draws(*batch, uniform, alpha, *keys)
+    return Draws(batch, game, keys[0], keys[0] if shared else keys[1], keys[3])
 
 
 def weights_of(graphs: dict) -> dict[str, list[np.ndarray]]:
@@ -188,7 +172,7 @@ def plain_weights_of(learned: dict[str, reference.Edges]) -> dict[str, list[jax.
 SHIFTS = ("first_bias", "norm_0']['bias", "dense_1']['bias")
 
 
-def players(state: Any, config: Config) -> tuple:
+def players(state: State | reference.State, config: MMSSLConfig) -> tuple:
     """Both players' parameters and optimizer states, with 0 for what has no effect."""
     has_shifts = config.critic.norm == "batch" and config.critic.slope == 1
 
@@ -196,7 +180,8 @@ def players(state: Any, config: Config) -> tuple:
         name = jax.tree_util.keystr(path)
         return leaf * 0 if has_shifts and any(shift in name for shift in SHIFTS) else leaf
 
-    both = state.generator, state.critic, state.generator_opt, state.critic_opt
+    # Where there is no critic, its parameters are None or empty.
+    both = state.generator, state.critic or None, state.generator_opt, state.critic_opt
     return jax.tree_util.tree_map_with_path(effective, both)
 
 
@@ -205,16 +190,17 @@ def test_both_arrive_at_the_same_state(name):
     case = CASES[name]
     with precision("float64") as dtype:
         problem = problem_of(case, dtype)
-        config, inputs, sizes = problem.config, problem.inputs, problem.sizes
-        data = data_of(problem)
-        state, plain = both_states(problem, data)
-        package_step = jax.jit(lambda s, d: train_step(s, d, inputs, config, sizes))
+        setup, config, inputs = problem.setup, problem.config, problem.inputs
+        data, state = plain_data(setup, inputs), first_state(problem)
+        plain = plain_state(state)
+        package_step = jax.jit(lambda s, d: train_step(setup, s, d, inputs))
         plain_step = jax.jit(lambda s, d: reference.train_step(config, data, s, d))
         graphs, renewals = weights_of(state.learned), []
+        assert_close(plain_weights_of(plain.learned), graphs, TOLERANCE)
         for step in range(case.steps):
-            draws, plain_draws = draws_of(case, step, dtype)
+            draws = draws_of(case, step, dtype)
             state, metrics = package_step(state, draws)
-            plain, plain_metrics = plain_step(plain, plain_draws)
+            plain, plain_metrics = plain_step(plain, plain_draws(draws, N_ITEMS))
             assert_close(plain_metrics, metrics, TOLERANCE)
             assert_close(players(plain, config), players(state, config), TOLERANCE)
             graphs, old_graphs = weights_of(state.learned), graphs
@@ -232,32 +218,58 @@ def test_both_rebuild_at_the_start_of_an_epoch_and_embed_alike(partial):
     case = case._replace(config=step_config(**NO_DROPOUT, **changes), partial=partial)
     with precision("float64") as dtype:
         problem = problem_of(case, dtype)
-        config, inputs, sizes = problem.config, problem.inputs, problem.sizes
-        data = data_of(problem)
-        state, plain = both_states(problem, data)
+        setup, config, inputs = problem.setup, problem.config, problem.inputs
+        data, state = plain_data(setup, inputs), first_state(problem)
+        plain = plain_state(state)
 
         @jax.jit
         def package(state):
-            state = start_epoch(state, inputs, config, sizes)
-            return state, forward(state.generator, state.learned, inputs, config, sizes, None)
+            return forward(setup, state.generator, state.learned, inputs, None)
 
         @jax.jit
-        def in_plain_form(state):
-            state = reference.start_epoch(config, data, state)
-            return state, reference.forward(
-                state.generator, config.model, data, state.learned, None
-            )
+        def in_plain_form(plain):
+            return reference.forward(plain.generator, config.model, data, plain.learned, None)
 
-        for step, is_rebuilt in ((1, False), (sizes.steps_per_epoch, True)):
-            before = weights_of(state.learned)
-            state, embeddings = package(state._replace(step=jnp.int32(step)))
-            plain, plain_embeddings = in_plain_form(plain._replace(step=jnp.int32(step)))
-            after = weights_of(state.learned)
-            assert_close(plain_weights_of(plain.learned), after, TOLERANCE)
-            assert any(np.any(after[m][0] != before[m][0]) for m in after) == is_rebuilt
+        def assert_alike(state, plain):
+            assert_close(plain_weights_of(plain.learned), weights_of(state.learned), TOLERANCE)
+            embeddings, plain_embeddings = package(state), in_plain_form(plain)
             for field in plain_embeddings._fields:
                 ours, theirs = getattr(plain_embeddings, field), getattr(embeddings, field)
                 assert_close(ours, theirs, TOLERANCE)
+
+        assert_alike(state, plain)
+        before = weights_of(state.learned)
+        # The package's caller knows where an epoch starts, the plain form looks at the step.
+        state = jax.jit(lambda state: start_epoch(setup, state, inputs))(state)
+        plain_start = jax.jit(lambda plain: reference.start_epoch(config, data, plain))
+        within = plain_start(plain._replace(step=jnp.int32(1)))
+        assert_close(plain_weights_of(within.learned), before, TOLERANCE)
+        plain = plain_start(plain._replace(step=jnp.int32(setup.sizes.steps_per_epoch)))
+        after = weights_of(state.learned)
+        assert any(np.any(after[m][0] != before[m][0]) for m in after)
+        assert_alike(state, plain)
+
+
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_neither_rebuilds_at_the_start_of_an_epoch_where_that_is_not_the_schedule(name):
+    problem = problem_of(CASES[name], "float32")
+    setup, inputs, state = problem.setup, problem.inputs, problem.state
+    data, plain = plain_data(setup, inputs), plain_state(state)
+    assert setup.config.structure.every
+    assert start_epoch(setup, state, inputs) is state
+    assert reference.start_epoch(setup.config, data, plain) is plain
+
+
+def test_a_step_of_the_plain_form_by_a_key_is_the_packages_step():
+    # Real rows without noise, which a key does not give alike.
+    config = step_config(**NO_DROPOUT, **LIVELY, game__real_rows="observed")
+    with precision("float64") as dtype:
+        problem, key = step_problem(config, dtype=dtype), jax.random.key(4)
+        setup, inputs, state = problem.setup, problem.inputs, first_state(problem)
+        ours = jax.jit(setup.reference_step)(state, key, inputs)
+        theirs, _ = jax.jit(setup.step)(state, key, inputs)
+        assert_close(players(ours, config), players(theirs, config), TOLERANCE)
+    assert int(ours.step) == int(theirs.step) == 1
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
@@ -266,7 +278,7 @@ def test_the_critic_has_the_packages_parameters(preset):
     critic, rows = reference.Critic(problem.config.critic), jnp.zeros((2, N_ITEMS))
     ours = jax.eval_shape(lambda: critic.init(jax.random.key(0), rows, True)["params"])
     theirs = jax.eval_shape(
-        lambda inputs: init_state(inputs, problem.config, problem.sizes).critic, problem.inputs
+        lambda inputs: problem.setup.init(jax.random.key(0), inputs).critic, problem.inputs
     )
     assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
 
@@ -324,9 +336,9 @@ def test_dropout_keeps_the_mean_and_follows_its_keys():
 def test_the_generators_dropout_is_the_critics_where_they_share_a_forward_pass(shared):
     config = step_config(train__shared_forward=shared, game__weight=0.0)
     problem = step_problem(config)
-    data = data_of(problem)
-    state = both_states(problem, data)[1]
-    draws = draws_of(CASES["paper"]._replace(config=config), 0, jnp.float32)[1]
+    data, state = plain_data(problem.setup, problem.inputs), plain_state(first_state(problem))
+    draws = draws_of(CASES["paper"]._replace(config=config), 0, jnp.float32)
+    draws = plain_draws(draws, N_ITEMS)
     loss = jax.jit(
         lambda draws: reference.generator_loss(state.generator, config, data, state, draws)[0]
     )
