@@ -1,13 +1,15 @@
 """Walking tall arrays in blocks of rows, so that work arrays have the size of a block."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Carry = TypeVar("Carry")
+Tree = TypeVar("Tree")  # a pytree of arrays
 
 # Entries of vectors that a CPU's cache holds, and, for devices that walk wide arrays faster, an
 # amount of memory that is small for all of them.
@@ -29,27 +31,30 @@ class Block(NamedTuple):
     first: Int[Array, ""]
     is_new: Bool[Array, " N"]
 
-    def cut(self, tree: Any) -> Any:
+    def cut(self, tree: Tree) -> Tree:
         """The block's rows of every array."""
         size = self.is_new.shape[0]
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, self.first, size), tree)
+        cut: Tree = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, self.first, size), tree)
+        return cut
 
-    def put(self, tree: Any, rows: Any) -> Any:
+    def put(self, tree: Tree, rows: Tree) -> Tree:
         """The arrays with these rows in the block's place."""
 
         def put_one(x: Array, y: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(x, y, self.first, 0)
 
-        return jax.tree.map(put_one, tree, rows)
+        placed: Tree = jax.tree.map(put_one, tree, rows)
+        return placed
 
-    def only_new(self, rows: Any, otherwise: Any) -> Any:
+    def only_new(self, rows: Tree, otherwise: Tree | float) -> Tree:
         """The block's rows that are new, and the others from `otherwise`: rows as well, or for one
         array a number."""
 
         def select(x: Array, y: Array | float) -> Array:
             return jnp.where(self.is_new.reshape(-1, *[1] * (x.ndim - 1)), x, y)
 
-        return jax.tree.map(select, rows, otherwise)
+        new: Tree = jax.tree.map(select, rows, otherwise)
+        return new
 
 
 def fold_blocks(
@@ -74,7 +79,7 @@ def fold_blocks(
 
 
 def zeros_of_its_own(
-    shape: tuple[int, ...], dtype: Any, source: Float[Array, "..."]
+    shape: tuple[int, ...], dtype: DTypeLike, source: Float[Array, "..."]
 ) -> Shaped[Array, "..."]:
     """Zeros for a loop to fill, which XLA does not share between loops.
 

@@ -6,12 +6,13 @@ process that dies at any moment leaves a whole one.
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 Which = Literal["best", "last"]
+Tree = TypeVar("Tree")  # a pytree of arrays
 
 # Orbax tells every save at info level, and warns of settings that only matter on many hosts.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -36,7 +37,7 @@ def open_checkpoints(run: Path, which: Which, read_only: bool = False) -> ocp.Ch
 
 
 def save_checkpoint(
-    manager: ocp.CheckpointManager, step: int, tree: Any, record: dict[str, Any]
+    manager: ocp.CheckpointManager, step: int, tree: Tree, record: dict[str, Any]
 ) -> None:
     """Writes `tree` and `record` in the background under a step number.
 
@@ -61,12 +62,13 @@ def restore_record(manager: ocp.CheckpointManager) -> dict[str, Any]:
     return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
 
-def abstract_tree(tree: Any) -> Any:
+def abstract_tree(tree: Tree) -> Tree:
     """Shapes, types and devices of a tree of arrays, which outlive the arrays."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    abstract: Tree = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    return abstract
 
 
-def restore_tree(manager: ocp.CheckpointManager, like: Any) -> Any:
+def restore_tree(manager: ocp.CheckpointManager, like: Tree) -> Tree:
     """The tree of the newest checkpoint, on the devices of `like`, a tree of the same structure,
     of arrays or abstract.
 
@@ -77,9 +79,10 @@ def restore_tree(manager: ocp.CheckpointManager, like: Any) -> Any:
         raise CheckpointError(f"no finished checkpoint in {manager.directory}: nothing to restore")
     abstract = abstract_tree(like)
     try:
-        return manager.restore(
+        tree: Tree = manager.restore(
             step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
         )["tree"]
+        return tree
     except FileNotFoundError as error:
         raise CheckpointError(
             f"checkpoint {step} in {manager.directory} disappeared while it was read"

@@ -4,10 +4,12 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+
+R = TypeVar("R")
 
 # With jax 0.10, XLA's default schedule on a CPU keeps work arrays for longer. Its default for sums
 # and products of matrices is YNNPACK, faster than XLA itself for sums, slower for wide products.
@@ -36,7 +38,7 @@ def keep_compilations(setting: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
-def compiler_options(platform: str) -> dict[str, Any]:
+def compiler_options(platform: str) -> dict[str, str | bool]:
     """XLA's options for programs on a platform: none but on a CPU.
 
     What the environment's XLA_FLAGS say stands, and an option that this version of XLA does not
@@ -53,7 +55,7 @@ def compiler_options(platform: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _is_known(name: str, value: Any) -> bool:
+def _is_known(name: str, value: str) -> bool:
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:
@@ -61,7 +63,7 @@ def _is_known(name: str, value: Any) -> bool:
     return True
 
 
-def compile_ahead(function: Any, options: dict[str, Any]) -> Callable[..., Any]:
+def compile_ahead(function: Callable[..., R], options: dict[str, str | bool]) -> Callable[..., R]:
     """A function that JAX can lower, compiled with these options, once for each kind of arguments.
 
     For transforms that take no options, or none where they are traced: then it is the function as
@@ -69,15 +71,16 @@ def compile_ahead(function: Any, options: dict[str, Any]) -> Callable[..., Any]:
     """
     if not options:
         return function
-    compiled: dict[Any, Any] = {}
+    compiled: dict[tuple, Callable[..., R]] = {}
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: object) -> R:
         leaves, structure = jax.tree.flatten(arguments)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return function(*arguments)
         kind = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if kind not in compiled:
-            compiled[kind] = function.lower(*arguments).compile(compiler_options=options)
+            lowered = function.lower(*arguments)  # type: ignore[attr-defined]
+            compiled[kind] = lowered.compile(compiler_options=options)
         return compiled[kind](*arguments)
 
     return call

@@ -7,7 +7,7 @@ function and give the same numbers.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from mmssl_jax.config import ConfigError
 
 AXIS = "devices"
 Transform = Literal["pmap", "shard_map"]
+R = TypeVar("R")
+Tree = TypeVar("Tree")  # a pytree of arrays
 
 
 def local_devices(count: int = 0) -> list[jax.Device]:
@@ -36,12 +38,12 @@ def local_devices(count: int = 0) -> list[jax.Device]:
 
 
 def spread(
-    function: Callable[..., Any],
+    function: Callable[..., R],
     devices: Sequence[jax.Device],
     transform: Transform,
     sharded: Sequence[bool],
     donated: Sequence[int] = (),
-) -> Callable[..., Any]:
+) -> Callable[..., R]:
     """Compiles a per-device function into a call over all `devices`.
 
     Args:
@@ -66,7 +68,7 @@ def spread(
         compiled = compile_ahead(mapped, options)
         return lambda *arguments: compiled(numbers, *arguments)
 
-    def on_shard(*arguments: Any) -> Any:
+    def on_shard(*arguments: object) -> R:
         shares = [
             jax.tree.map(lambda leaf: leaf[0], argument) if is_sharded else argument
             for argument, is_sharded in zip(arguments, sharded, strict=True)
@@ -85,11 +87,11 @@ def spread(
     return compile_ahead(sharing, options)
 
 
-def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_float32(function: Callable[..., R]) -> Callable[..., R]:
     """The function with float32 matmuls, which are not the default of every accelerator."""
 
     @functools.wraps(function)
-    def at_full_precision(*arguments: Any) -> Any:
+    def at_full_precision(*arguments: object) -> R:
         with jax.default_matmul_precision("float32"):
             return function(*arguments)
 
@@ -101,36 +103,38 @@ def on_all(devices: Sequence[jax.Device]) -> NamedSharding:
     return NamedSharding(_mesh(devices), PartitionSpec())
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Puts a full copy of every array on each device."""
-    return jax.device_put(tree, on_all(devices))
+    placed: Tree = jax.device_put(tree, on_all(devices))
+    return placed
 
 
-def share_out(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def share_out(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Puts one slice of the leading axis of len(devices) on each device, for sharded arguments."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+    placed: Tree = jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+    return placed
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def psum(tree: Any, axis: str | None) -> Any:
+def psum(tree: Tree, axis: str | None) -> Tree:
     """Sum over the devices of `axis`; the identity when there is no axis."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
-def pmean(tree: Any, axis: str | None) -> Any:
+def pmean(tree: Tree, axis: str | None) -> Tree:
     """Mean over the devices of `axis`; the identity when there is no axis."""
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
-def all_gather(tree: Any, axis: str | None) -> Any:
+def all_gather(tree: Tree, axis: str | None) -> Tree:
     """Concatenates the devices' shares along the leading axis; the identity without an axis."""
     return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
 
 
-def share_of(tree: Any, axis: str | None) -> Any:
+def share_of(tree: Tree, axis: str | None) -> Tree:
     """This device's equal share of arrays that all devices hold whole, along the leading axis."""
     if axis is None:
         return tree

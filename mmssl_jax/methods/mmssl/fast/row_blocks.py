@@ -2,18 +2,24 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from mmssl_jax.blocks import Block, fold_blocks, zeros_of_its_own
 
+Params = TypeVar("Params")
+Rows = TypeVar("Rows")
+Outputs = TypeVar("Outputs")
+
 # Rows handled at once: small catalogues are one block, work arrays of large ones stay small.
 ROWS_AT_ONCE = 2**14
 
 
-def map_row_blocks(function: Callable[[Any, Any], Any], params: Any, rows: Any) -> Any:
+def map_row_blocks(
+    function: Callable[[Params, Rows], Outputs], params: Params, rows: Rows
+) -> Outputs:
     """`function(params, rows)` of arrays `[N, ...]`, for a function that maps each row by itself.
 
     Arrays of more than `ROWS_AT_ONCE` rows are walked in blocks, and the backward pass computes a
@@ -25,15 +31,18 @@ def map_row_blocks(function: Callable[[Any, Any], Any], params: Any, rows: Any) 
     """
     if _length(rows) <= ROWS_AT_ONCE:
         return function(params, rows)
-    return _in_blocks(function, params, rows)
+    outputs: Outputs = _in_blocks(function, params, rows)
+    return outputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _in_blocks(function: Callable[[Any, Any], Any], params: Any, rows: Any) -> Any:
+def _in_blocks(function: Callable[[Params, Rows], Outputs], params: Params, rows: Rows) -> Outputs:
     return _forward(function, params, rows)[0]
 
 
-def _forward(function: Callable[[Any, Any], Any], params: Any, rows: Any) -> tuple[Any, tuple]:
+def _forward(
+    function: Callable[[Params, Rows], Outputs], params: Params, rows: Rows
+) -> tuple[Outputs, tuple[Params, Rows]]:
     length = _length(rows)
     a_few = jax.tree.map(lambda x: x[:1], rows)
     source = jax.tree.leaves(rows)[0]
@@ -42,18 +51,20 @@ def _forward(function: Callable[[Any, Any], Any], params: Any, rows: Any) -> tup
         jax.eval_shape(function, params, a_few),
     )
 
-    def one_block(outputs: Any, block: Block) -> Any:
+    def one_block(outputs: Outputs, block: Block) -> Outputs:
         return block.put(outputs, function(params, block.cut(rows)))
 
     return fold_blocks(length, ROWS_AT_ONCE, start, one_block), (params, rows)
 
 
 def _backward(
-    function: Callable[[Any, Any], Any], residuals: tuple, cotangents: Any
-) -> tuple[Any, Any]:
+    function: Callable[[Params, Rows], Outputs],
+    residuals: tuple[Params, Rows],
+    cotangents: Outputs,
+) -> tuple[Params, Rows]:
     params, rows = residuals
 
-    def one_block(carry: tuple[Any, Any], block: Block) -> tuple[Any, Any]:
+    def one_block(carry: tuple[Params, Rows], block: Block) -> tuple[Params, Rows]:
         of_params, of_rows = carry
         cut = block.cut(cotangents)
         new = block.only_new(cut, jax.tree.map(jnp.zeros_like, cut))
@@ -71,5 +82,6 @@ def _backward(
 _in_blocks.defvjp(_forward, _backward)
 
 
-def _length(rows: Any) -> int:
-    return jax.tree.leaves(rows)[0].shape[0]
+def _length(rows: Rows) -> int:
+    length: int = jax.tree.leaves(rows)[0].shape[0]
+    return length
