@@ -143,10 +143,10 @@ def test_the_page_has_every_part(page):
 
 
 def test_cold_items_have_a_section(loaded):
-    assert loaded.analysis["cold"] == {}
+    assert loaded.analysis.cold == {}
     row = {"recall@20": 0.25, "ndcg@20": 0.125, "hit_ratio@20": 0.5}
     cold = {"among cold items": {"MMSSL": row}, "among all items": {"random": row}}
-    held_out = loaded._replace(label="cold", analysis={**loaded.analysis, "cold": cold})
+    held_out = loaded._replace(label="cold", analysis=loaded.analysis._replace(cold=cold))
     both = Page(render([loaded, held_out]))
     assert "Cold items" in both.headings
     words = " ".join(both.words)
@@ -158,7 +158,7 @@ def test_cold_items_have_a_section(loaded):
 def test_a_run_with_cold_items_is_analysed(folder):
     changes = {"data.format": "mmrec", "data.path": str(folder), "data.cold_items": 0.2}
     problem = load_problem(tiny_config(changes=changes))
-    cold = analyse(problem, new_state(problem))["cold"]
+    cold = analyse(problem, new_state(problem)).cold
     assert set(cold) == {"among cold items", "among all items"}
     assert 0 <= cold["among cold items"]["MMSSL"]["recall@20"] <= 1
 
@@ -181,10 +181,10 @@ def test_tables_have_headers(page):
 def test_the_numbers_are_those_of_the_run(loaded, finished, page):
     result = json.loads((finished / "result.json").read_text())
     records = read_records(finished / "metrics.jsonl")
-    assert loaded.analysis["step"] == result["best_step"]
-    assert loaded.analysis["metrics"][MODEL] == pytest.approx(result["test"], rel=1e-5, abs=1e-7)
+    assert loaded.analysis.step == result["best_step"]
+    assert loaded.analysis.metrics[MODEL] == pytest.approx(result["test"], rel=1e-5, abs=1e-7)
     for name, metrics in result["baselines"].items():
-        assert loaded.analysis["metrics"][name] == pytest.approx(metrics, rel=1e-5, abs=1e-7)
+        assert loaded.analysis.metrics[name] == pytest.approx(metrics, rel=1e-5, abs=1e-7)
     assert page.row("test recall@20")[0] == f"{result['test']['recall@20']:.4f}"
     assert page.row("validation ndcg@20")[0] == f"{result['validation']['ndcg@20']:.4f}"
     assert page.row("best epoch")[0] == str(result["best_epoch"])
@@ -193,13 +193,13 @@ def test_the_numbers_are_those_of_the_run(loaded, finished, page):
 
 
 def test_samples_are_marked(loaded):
-    samples = loaded.analysis["samples"]
+    samples = loaded.analysis.samples
     for sample in samples:
-        assert [hit for _, hit in sample["list"]] == [
-            item in sample["held_out"] for item, _ in sample["list"]
+        assert [hit for _, hit in sample.listed] == [
+            item in sample.held_out for item, _ in sample.listed
         ]
-        assert not set(sample["train"]) & {item for item, _ in sample["list"]}
-    assert len(samples) == len(loaded.analysis["activity"][MODEL]["label"]) > 1
+        assert not set(sample.train) & {item for item, _ in sample.listed}
+    assert len(samples) == len(loaded.analysis.activity[MODEL].label) > 1
 
 
 def test_a_run_that_has_not_ended_and_whose_data_has_moved(finished, folder, tmp_path, capsys):
@@ -276,7 +276,7 @@ def test_two_runs_side_by_side(loaded):
 def test_runs_on_different_data_are_not_mixed(loaded):
     same = loaded._replace(number=1, label="same")
     other = loaded._replace(label="other", dataset=loaded.dataset | {"fingerprint": "another"})
-    longer = loaded._replace(label="longer", analysis=loaded.analysis | {"ks": [5, 20, 50]})
+    longer = loaded._replace(label="longer", analysis=loaded.analysis._replace(ks=[5, 20, 50]))
     groups = []
     by_data(
         [loaded, other, same, longer],
@@ -357,8 +357,8 @@ def test_data_without_a_test_split_is_ranked_on_validation(restored, finished):
     data = dataclasses.replace(problem.dataset, test=np.zeros((0, 2), np.int32))
     analysis = analyse(problem._replace(dataset=data), state)
     result = json.loads((finished / "result.json").read_text())
-    assert analysis["split"] == "validation"
-    assert analysis["metrics"][MODEL] == pytest.approx(result["validation"], rel=1e-5, abs=1e-7)
+    assert analysis.split == "validation"
+    assert analysis.metrics[MODEL] == pytest.approx(result["validation"], rel=1e-5, abs=1e-7)
 
 
 def test_pieces_escape_what_they_are_given():

@@ -109,7 +109,7 @@ def test_lists_and_metrics_are_at_the_precision_of_the_run():
     config = tiny_config(changes={"precision": "bfloat16", "game.weight": 0.0})
     problem = load_problem(config, tiny_dataset())
     state = new_state(problem)
-    shown = analyse(problem, state)["metrics"][MODEL]
+    shown = analyse(problem, state).metrics[MODEL]
     vectors = compile_embedding(problem)(state)
     evaluated = split_evaluator(problem, "test")(vectors)
     assert {name: shown[name] for name in evaluated} == pytest.approx(evaluated, abs=1e-6)
@@ -165,9 +165,9 @@ def test_metrics_by_activity(data, vectors, lists):
     for place, (low, high) in enumerate([(0, 3), (3, 5), (5, 999)]):
         users = lists.users[(degrees >= low) & (degrees < high)]
         recall, ndcg = dense_metrics(data, vectors, users)
-        assert table["size"][place] == len(users) > 0
-        assert table["recall"][place] == pytest.approx(recall, rel=1e-5, abs=1e-9)
-        assert table["ndcg"][place] == pytest.approx(ndcg, rel=1e-5, abs=1e-9)
+        assert table.size[place] == len(users) > 0
+        assert table.values["recall"][place] == pytest.approx(recall, rel=1e-5, abs=1e-9)
+        assert table.values["ndcg"][place] == pytest.approx(ndcg, rel=1e-5, abs=1e-9)
 
 
 def test_found_by_popularity(data, vectors, lists):
@@ -177,9 +177,9 @@ def test_found_by_popularity(data, vectors, lists):
     for place, (low, high) in enumerate([(0, 5), (5, 10), (10, 999)]):
         pairs = [(u, i) for u, i in data.test.tolist() if low <= degrees[i] < high]
         found = [i in dense_list(data, vectors, u)[:4] for u, i in pairs]
-        assert table["size"][place] == len(pairs) > 0
-        assert table["found"][place] == pytest.approx(np.mean(found))
-    assert sum(table["found"]) > 0
+        assert table.size[place] == len(pairs) > 0
+        assert table.values["found"][place] == pytest.approx(np.mean(found))
+    assert sum(table.values["found"]) > 0
 
 
 def test_concentration():
@@ -187,33 +187,33 @@ def test_concentration():
     counts = np.array([3, 1, 0, 0, 0, 0, 0, 0, 0, 0])
     found = concentration(counts, degrees)
     pairwise = np.abs(counts[:, None] - counts[None]).sum()  # Gini by its definition
-    assert found["gini"] == pytest.approx(pairwise / (2 * 10 * 4))
-    assert found["coverage"] == pytest.approx(0.2)
-    assert found["mean_popularity"] == pytest.approx((3 * 9 + 1) / 4)
-    assert found["head_share"] == pytest.approx(0.75)  # item 0 is the most popular tenth
-    assert found["share"][10] == pytest.approx(0.75)
-    assert found["share"][20] == pytest.approx(1.0)
+    assert found.gini == pytest.approx(pairwise / (2 * 10 * 4))
+    assert found.coverage == pytest.approx(0.2)
+    assert found.mean_popularity == pytest.approx((3 * 9 + 1) / 4)
+    assert found.head_share == pytest.approx(0.75)  # item 0 is the most popular tenth
+    assert found.share[10] == pytest.approx(0.75)
+    assert found.share[20] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("counts", "gini"), [([2] * 10, 0.0), ([0] * 9 + [5], 0.9), ([0] * 10, 0)])
 def test_gini_at_its_ends(counts, gini):
     found = concentration(np.array(counts), np.ones(10, int))
-    assert found["gini"] == pytest.approx(gini, abs=1e-12)
+    assert found.gini == pytest.approx(gini, abs=1e-12)
 
 
 def test_weight_distribution():
     weights = np.array([[0.2, 0.4, 0.4, 0.8], [0.8, 0.6, 0.6, 0.2]])
     found = weight_distribution(weights, ("a", "b"), bins=3)
-    assert found["a"]["edges"] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert sum(found["a"]["share"]) == pytest.approx(1)
-    assert found["a"]["share"][2] == 0.25
-    assert found["b"]["mean"] == pytest.approx(0.55)
+    assert found["a"].edges == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert sum(found["a"].share) == pytest.approx(1)
+    assert found["a"].share[2] == 0.25
+    assert found["b"].mean == pytest.approx(0.55)
 
 
 def test_weights_that_are_all_alike():
     found = weight_distribution(np.full((1, 5), 1.0), ("a",))
-    assert found["a"]["edges"][0] < 1 < found["a"]["edges"][-1]
-    assert max(found["a"]["share"]) == 1
+    assert found["a"].edges[0] < 1 < found["a"].edges[-1]
+    assert max(found["a"].share) == 1
 
 
 def test_principal_map_keeps_a_plane():
@@ -221,18 +221,18 @@ def test_principal_map_keeps_a_plane():
     plane = rng.normal(size=(50, 2)) * [5, 1]
     turned = plane @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 3
     found = principal_map(turned)
-    distances = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (plane, found["xy"])]
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (plane, found.xy)]
     np.testing.assert_allclose(*distances, atol=1e-9)
-    assert sum(found["explained"]) == pytest.approx(1)
-    assert found["explained"][0] > found["explained"][1]
+    assert sum(found.explained) == pytest.approx(1)
+    assert found.explained[0] > found.explained[1]
 
 
 @pytest.mark.parametrize("shape", [(5, 1), (1, 4)])
 def test_principal_map_of_less_than_a_plane(shape):
     found = principal_map(np.ones(shape))
-    assert found["xy"].shape == (shape[0], 2)
-    assert not np.any(found["xy"])
-    assert found["explained"] == [0, 0]
+    assert found.xy.shape == (shape[0], 2)
+    assert not np.any(found.xy)
+    assert found.explained == [0, 0]
 
 
 def test_one_sample_of_each_group():
@@ -249,8 +249,8 @@ def test_samples_in_raw_ids(data, lists):
     samples = sample_recommendations(named, data.test, lists, rows, 3)
     for row, sample in zip(rows, samples, strict=True):
         user = lists.users[row]
-        assert sample["user"] == str(user)
-        assert sample["train"] == [f"item-{i}" for i in items_of(data.train, user)]
-        assert sample["held_out"] == [f"item-{i}" for i in items_of(data.test, user)]
-        assert [item for item, _ in sample["list"]] == [f"item-{i}" for i in lists.items[row, :3]]
-        assert all((item in sample["held_out"]) == hit for item, hit in sample["list"])
+        assert sample.user == str(user)
+        assert sample.train == [f"item-{i}" for i in items_of(data.train, user)]
+        assert sample.held_out == [f"item-{i}" for i in items_of(data.test, user)]
+        assert [item for item, _ in sample.listed] == [f"item-{i}" for i in lists.items[row, :3]]
+        assert all((item in sample.held_out) == hit for item, hit in sample.listed)

@@ -4,14 +4,58 @@ Legend: U users, I items, N users with lists, K list length, M modalities, G gro
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from mmssl_jax.ranking.metrics import means, metric_sums
 from mmssl_jax.report.lists import Lists
+
+
+class Groups(NamedTuple):
+    """Values of users or pairs, grouped by training interactions; lists have one entry a group.
+
+    label: the range of interactions. size: users or pairs. values: each measure by its name.
+    """
+
+    label: list[str]
+    size: list[int]
+    values: dict[str, list[float]]
+
+
+class Concentration(NamedTuple):
+    """How evenly counts (of recommendations or interactions) are spread over the catalogue.
+
+    coverage: share of items with a count. gini: 0 for equal counts, near 1 for one item taking all.
+    mean_popularity: training interactions of the item, mean over the counts. head_share: share of
+    the counts on the tenth of the items with the most training interactions. items, share: the
+    curve of the share of the counts that the share of most counted items has.
+    """
+
+    coverage: float
+    gini: float
+    mean_popularity: float
+    head_share: float
+    items: list[float]
+    share: list[float]
+
+
+class Histogram(NamedTuple):
+    """Shares of the nodes in bins, whose edges are one more, and the mean."""
+
+    edges: list[float]
+    share: list[float]
+    mean: float
+
+
+class PlaneMap(NamedTuple):
+    """Points [n, 2], and the shares of the variance that the two directions explain."""
+
+    xy: Float[np.ndarray, "n 2"]
+    explained: list[float]
+
 
 # Least degrees of the groups; 0 is one of its own. To group users by sparsity is the paper's kind
 # of analysis; the bounds are our own.
@@ -56,19 +100,18 @@ def list_metrics(lists: Lists, ks: Sequence[int]) -> dict[str, float]:
 
 def metrics_by_activity(
     lists: Lists, degrees: Int[np.ndarray, " N"], bounds: Sequence[int], k: int
-) -> dict[str, list]:
+) -> Groups:
     """recall@k and ndcg@k of the users in each group of their numbers of training interactions.
 
-    degrees: of the users of `lists`. Returns lists of length G: "label", "size", "recall", "ndcg".
+    degrees: of the users of `lists`.
     """
     groups = group_of(degrees, bounds)
     rows = [means(_sums(lists, groups == g, (k,))) for g in range(len(bounds))]
-    return {
-        "label": group_labels(degrees, bounds),
-        "size": np.bincount(groups, minlength=len(bounds)).tolist(),
-        "recall": [row[f"recall@{k}"] for row in rows],
-        "ndcg": [row[f"ndcg@{k}"] for row in rows],
-    }
+    return Groups(
+        label=group_labels(degrees, bounds),
+        size=np.bincount(groups, minlength=len(bounds)).tolist(),
+        values={name: [row[f"{name}@{k}"] for row in rows] for name in ("recall", "ndcg")},
+    )
 
 
 def found_by_popularity(
@@ -77,22 +120,15 @@ def found_by_popularity(
     item_degrees: Int[np.ndarray, " I"],
     bounds: Sequence[int],
     k: int,
-) -> dict[str, list]:
-    """Share of the held-out pairs found in the first k, by the item's training interactions.
-
-    Returns lists of length G: "label", "size" (pairs), "found".
-    """
+) -> Groups:
+    """Share of the held-out pairs found in the first k, by the item's training interactions."""
     rows = np.searchsorted(lists.users, held_out[:, 0])
     found = (lists.items[rows, :k] == held_out[:, 1:]).any(axis=1)
     degrees = item_degrees[held_out[:, 1]]
     groups = group_of(degrees, bounds)
     sizes = np.bincount(groups, minlength=len(bounds))
     hits = np.bincount(groups, weights=found, minlength=len(bounds))
-    return {
-        "label": group_labels(degrees, bounds),
-        "size": sizes.tolist(),
-        "found": (hits / sizes).tolist(),
-    }
+    return Groups(group_labels(degrees, bounds), sizes.tolist(), {"found": (hits / sizes).tolist()})
 
 
 def item_counts(items: Int[np.ndarray, "N K"], n_items: int) -> Int[np.ndarray, " I"]:
@@ -102,14 +138,8 @@ def item_counts(items: Int[np.ndarray, "N K"], n_items: int) -> Int[np.ndarray, 
 
 def concentration(
     counts: Int[np.ndarray, " I"], item_degrees: Int[np.ndarray, " I"]
-) -> dict[str, Any]:
-    """How evenly `counts` (of recommendations or interactions) are spread over the catalogue.
-
-    Returns "coverage": share of items with a count. "gini": 0 for equal counts, near 1 for one item
-    taking all. "mean_popularity": training interactions of the item, mean over the counts.
-    "head_share": share of the counts on the tenth of the items with the most training interactions.
-    "items", "share": the curve of the share of the counts that the share of most counted items has.
-    """
+) -> Concentration:
+    """How evenly `counts` (of recommendations or interactions) are spread over the catalogue."""
     n_items, total = len(counts), max(int(counts.sum()), 1)
     ascending = np.sort(counts).astype(float)
     places = np.arange(1, n_items + 1)
@@ -117,39 +147,32 @@ def concentration(
     head = np.argsort(-item_degrees, kind="stable")[: max(1, round(n_items / 10))]
     cumulative = np.concatenate([[0.0], np.cumsum(ascending[::-1])]) / total
     share_of_items = np.linspace(0, 1, 101)
-    return {
-        "coverage": float((counts > 0).mean()),
-        "gini": float(gini) if counts.any() else 0.0,
-        "mean_popularity": float((counts * item_degrees).sum() / total),
-        "head_share": float(counts[head].sum() / total),
-        "items": share_of_items.tolist(),
-        "share": np.interp(share_of_items, np.linspace(0, 1, n_items + 1), cumulative).tolist(),
-    }
+    return Concentration(
+        coverage=float((counts > 0).mean()),
+        gini=float(gini) if counts.any() else 0.0,
+        mean_popularity=float((counts * item_degrees).sum() / total),
+        head_share=float(counts[head].sum() / total),
+        items=share_of_items.tolist(),
+        share=np.interp(share_of_items, np.linspace(0, 1, n_items + 1), cumulative).tolist(),
+    )
 
 
 def weight_distribution(
     weights: Float[np.ndarray, "M N"], modalities: Sequence[str], bins: int = 40
-) -> dict[str, dict[str, Any]]:
-    """Histogram of each modality's attention weight over N nodes, in bins that all share.
-
-    Returns {modality: {"edges": [bins + 1], "share": [bins] of the nodes, "mean": float}}.
-    """
+) -> dict[str, Histogram]:
+    """Histogram of each modality's weight over N nodes, in bins that all share, by modality."""
     low, high = float(weights.min()), float(weights.max())
     if high - low < 1e-6:
         low, high = low - 0.05, high + 0.05
     result = {}
     for name, row in zip(modalities, weights, strict=True):
         counts, edges = np.histogram(row, bins=bins, range=(low, high))
-        result[name] = {
-            "edges": edges.tolist(),
-            "share": (counts / len(row)).tolist(),
-            "mean": float(row.mean()),
-        }
+        result[name] = Histogram(edges.tolist(), (counts / len(row)).tolist(), float(row.mean()))
     return result
 
 
-def principal_map(vectors: Float[np.ndarray, "n D"]) -> dict[str, Any]:
-    """The two directions of most variance: "xy" [n, 2] and "explained", their shares of it.
+def principal_map(vectors: Float[np.ndarray, "n D"]) -> PlaneMap:
+    """Vectors in the plane of the two directions of most variance.
 
     The sign of each direction is such that its largest entry is positive.
     """
@@ -163,10 +186,10 @@ def principal_map(vectors: Float[np.ndarray, "n D"]) -> dict[str, Any]:
     explained = np.zeros(2)
     if variances.sum() > 0:
         explained[: len(directions)] = variances[:2] / variances.sum()
-    return {"xy": xy, "explained": explained.tolist()}
+    return PlaneMap(xy, explained.tolist())
 
 
-def _sums(lists: Lists, mask: np.ndarray, ks: Sequence[int]) -> dict[str, Any]:
+def _sums(lists: Lists, mask: np.ndarray, ks: Sequence[int]) -> dict[str, Array]:
     return metric_sums(
         jnp.asarray(lists.hits), jnp.asarray(lists.held_out_counts), jnp.asarray(mask), ks
     )

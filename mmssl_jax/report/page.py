@@ -86,24 +86,24 @@ def headline_column(run: Run) -> dict[str, str]:
         column["seconds per epoch, median"] = f"{statistics.median(seconds):.1f}"
         column["seconds of the first epoch, which compiles"] = f"{seconds[0]:.1f}"
     if run.analysis:
-        best = [record for record in records if record["step"] == run.analysis["step"]]
+        best = [record for record in records if record["step"] == run.analysis.step]
         if best:
             column["best epoch"] = f"{best[0]['epoch']}"
-        names = [f"{name}@{run.analysis['k']}" for name in ("recall", "ndcg")]
+        names = [f"{name}@{run.analysis.k}" for name in ("recall", "ndcg")]
         for name in dict.fromkeys([run.config.train.monitor, *names]):
             if best:
                 column[f"validation {name}"] = f"{best[0][f'validation/{name}']:.4f}"
         for name in names:
             for ranking in (MODEL, POPULARITY, RANDOM):
-                value = run.analysis["metrics"][ranking][name]
+                value = run.analysis.metrics[ranking][name]
                 which = "" if ranking == MODEL else f", {ranking}"
-                column[f"{run.analysis['split']} {name}{which}"] = f"{value:.4f}"
+                column[f"{run.analysis.split} {name}{which}"] = f"{value:.4f}"
     return column
 
 
 def modality_line(run: Run, name: str) -> str:
     """Name and width of a modality, and the share of the items that lack it, if any does."""
-    missing = run.analysis["missing"][name] if run.analysis else 0.0
+    missing = run.analysis.missing[name] if run.analysis else 0.0
     lacking = f", {missing:.1%} of the items lack it" if missing else ""
     return f"{name} ({run.dataset['modalities'][name]}{lacking})"
 

@@ -1,12 +1,14 @@
 """Which pictures a page has: runs in, panels out."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Literal
 
+from mmssl_jax.report.analysis import Concentration, Groups
 from mmssl_jax.report.plots import Panel, Series, bar_panel, line_panel, map_panel
-from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run
+from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Analysis, Run
 
 NOT_LOSSES = ("epoch", "step", "seconds")
+Table = Literal["activity", "found"]
 CURVES = ("recall", "ndcg", "precision", "hit_ratio")
 
 
@@ -60,7 +62,7 @@ def epoch_panels(runs: Sequence[Run], names: Sequence[str], title: str) -> list[
                 continue
             x, y = [r["epoch"] for r in records], [r[name] for r in records]
             steps = [r["step"] for r in records]
-            best = run.analysis["step"] if run.analysis else None
+            best = run.analysis.step if run.analysis else None
             mark = steps.index(best) if best in steps else None
             label = run.label if len(names) == 1 else f"{run.label}: {name}"
             series.append(Series(label, x, y, run.number, dash, mark))
@@ -74,7 +76,7 @@ def epoch_panels(runs: Sequence[Run], names: Sequence[str], title: str) -> list[
 def metric_panels(runs: Sequence[Run]) -> list[Panel]:
     """Metrics of the lists by K, of runs that share their data, with the baselines."""
     panels, first = [], _analysis(runs[0])
-    ks = first["ks"]
+    ks = first.ks
     for metric in CURVES:
         rows: list[tuple[str, int | None, int, str, Run]] = [
             (run.label, run.number, 0, MODEL, run) for run in runs
@@ -84,17 +86,17 @@ def metric_panels(runs: Sequence[Run]) -> list[Panel]:
             Series(label, ks, _values(run, ranking, metric), style, dash)
             for label, style, dash, ranking, run in rows
         ]
-        alt = f"Line chart of {first['split']} {metric} by list length K: " + _said(
+        alt = f"Line chart of {first.split} {metric} by list length K: " + _said(
             series, [f"K {k}" for k in ks]
         )
-        title = f"{metric}@K, {first['split']}"
-        panels.append(line_panel(title, series, "K", alt, from_zero=True))
+        title = f"{metric}@K, {first.split}"
+        panels.append(line_panel(title, series, "K", alt, kind="from zero"))
     return panels
 
 
 def activity_panels(runs: Sequence[Run]) -> list[Panel]:
     """Recall and ndcg by the users' numbers of training interactions."""
-    k = _analysis(runs[0])["k"]
+    k = _analysis(runs[0]).k
     axis = "training interactions of the user (n: users)"
     return [
         _group_panel(runs, "activity", name, f"{name}@{k} by users' activity", axis)
@@ -104,77 +106,84 @@ def activity_panels(runs: Sequence[Run]) -> list[Panel]:
 
 def found_panels(runs: Sequence[Run]) -> list[Panel]:
     """Share of held-out items found, by the items' numbers of training interactions."""
-    k = _analysis(runs[0])["k"]
+    k = _analysis(runs[0]).k
     axis = "training interactions of the held-out item (n: pairs)"
     title = f"share of held-out items in the top {k}"
     return [_group_panel(runs, "found", "found", title, axis)]
 
 
+def groups_of(run: Run, table: Table) -> dict[str, Groups]:
+    """Groups of users by activity, or of held-out pairs found by popularity, by ranking."""
+    analysis = _analysis(run)
+    return analysis.activity if table == "activity" else analysis.found
+
+
 def concentration_panels(runs: Sequence[Run]) -> list[Panel]:
     """Which share of the recommendations the most recommended items take."""
     first = _analysis(runs[0])
-    rows: list[tuple[str, int | None, int, dict[str, Any]]] = [
-        (run.label, run.number, 0, _analysis(run)["concentration"][MODEL]) for run in runs
+    rows: list[tuple[str, int | None, int, Concentration]] = [
+        (run.label, run.number, 0, _analysis(run).concentration[MODEL]) for run in runs
     ]
-    rows.append(("training data", None, 0, first["concentration"]["training"]))
-    rows.append((POPULARITY, None, 1, first["concentration"][POPULARITY]))
-    series = [Series(label, c["items"], c["share"], style, dash) for label, style, dash, c in rows]
-    gini = "; ".join(f"{label} {c['gini']:.2f}" for label, _, _, c in rows)
-    alt = f"Curves of the share of top-{first['k']} places by share of items; Gini: {gini}."
-    title = f"Who fills the top {first['k']}"
+    rows.append(("training data", None, 0, first.concentration["training"]))
+    rows.append((POPULARITY, None, 1, first.concentration[POPULARITY]))
+    series = [Series(label, c.items, c.share, style, dash) for label, style, dash, c in rows]
+    gini = "; ".join(f"{label} {c.gini:.2f}" for label, _, _, c in rows)
+    alt = f"Curves of the share of top-{first.k} places by share of items; Gini: {gini}."
+    title = f"Who fills the top {first.k}"
     x_label = "share of the items, most frequent first"
-    return [line_panel(title, series, x_label, alt, "share of the places", diagonal=True)]
+    return [line_panel(title, series, x_label, alt, "share of the places", "beside diagonal")]
 
 
 def weight_panels(run: Run) -> list[Panel]:
     """Distributions of the attention's modality weights; none for a single modality."""
     panels = []
-    for side, by_modality in _analysis(run)["weights"].items():
+    for side, by_modality in _analysis(run).weights.items():
         if len(by_modality) == 1:
             return []
         series = [
-            Series(f"{name} (mean {d['mean']:.3f})", d["edges"], d["share"], number, number // 7)
+            Series(f"{name} (mean {d.mean:.3f})", d.edges, d.share, number, number // 7)
             for number, (name, d) in enumerate(by_modality.items())
         ]
         alt = f"Histograms of the modality weights of {side}: " + _joined(s.label for s in series)
         title = f"Modality weights of {side}"
-        panels.append(line_panel(title, series, "weight", alt, f"share of {side}", stairs=True))
+        panels.append(line_panel(title, series, "weight", alt, f"share of {side}", "stairs"))
     return panels
 
 
 def map_panels(run: Run) -> list[Panel]:
     """Item embeddings in the plane, coloured by popularity, one panel per modality and the end."""
     analysis, panels = _analysis(run), []
-    for name, entry in analysis["maps"].items():
-        explained = sum(entry["explained"])
+    for name, entry in analysis.maps.items():
+        explained = sum(entry.explained)
         alt = (
-            f"Scatter plot of {len(entry['xy'])} items by the first two principal components of "
+            f"Scatter plot of {len(entry.xy)} items by the first two principal components of "
             f"their {name}, which hold {explained:.0%} of its variance, coloured by popularity."
         )
         title = f"{name} ({explained:.0%} of variance)"
-        popularity = analysis["map_popularity"]
-        panels.append(map_panel(title, entry["xy"], popularity, "training interactions", alt))
+        popularity = analysis.map_popularity
+        panels.append(map_panel(title, entry.xy, popularity, "training interactions", alt))
     return panels
 
 
-def _group_panel(runs: Sequence[Run], table: str, column: str, title: str, axis: str) -> Panel:
-    first = _analysis(runs[0])[table]
-    sizes = [f"{size:,}" for size in first[MODEL]["size"]]
-    labels = [f"{label}\nn={n}" for label, n in zip(first[MODEL]["label"], sizes, strict=True)]
+def _group_panel(runs: Sequence[Run], table: Table, column: str, title: str, axis: str) -> Panel:
+    first = groups_of(runs[0], table)
+    sizes = [f"{size:,}" for size in first[MODEL].size]
+    labels = [f"{label}\nn={n}" for label, n in zip(first[MODEL].label, sizes, strict=True)]
     series = [
-        Series(run.label, [], _analysis(run)[table][MODEL][column], run.number) for run in runs
+        Series(run.label, [], groups_of(run, table)[MODEL].values[column], run.number)
+        for run in runs
     ]
-    series.append(Series(POPULARITY, [], first[POPULARITY][column], None))
-    alt = f"Bar chart of {title}: " + _said(series, first[MODEL]["label"])
+    series.append(Series(POPULARITY, [], first[POPULARITY].values[column], None))
+    alt = f"Bar chart of {title}: " + _said(series, first[MODEL].label)
     return bar_panel(title, labels, series, axis, alt)
 
 
 def _values(run: Run, ranking: str, metric: str) -> list[float]:
     analysis = _analysis(run)
-    return [analysis["metrics"][ranking][f"{metric}@{k}"] for k in analysis["ks"]]
+    return [analysis.metrics[ranking][f"{metric}@{k}"] for k in analysis.ks]
 
 
-def _analysis(run: Run) -> dict[str, Any]:
+def _analysis(run: Run) -> Analysis:
     assert run.analysis is not None, f"{run.label} has no checkpoint to show"
     return run.analysis
 

@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -73,15 +73,14 @@ def line_panel(
     x_label: str,
     alt: str,
     y_label: str = "",
-    stairs: bool = False,
-    diagonal: bool = False,
-    from_zero: bool = False,
+    kind: Literal["curves", "stairs", "beside diagonal", "from zero"] = "curves",
 ) -> Panel:
     """Lines over a common axis.
 
-    stairs: x holds the edges of bins, one more than y. diagonal: draws y = x for comparison.
-    from_zero: the y axis starts at 0.
+    kind: stairs have the edges of bins as x, one more than y; beside the diagonal y = x is drawn
+    for comparison; from zero starts the y axis there.
     """
+    stairs, diagonal, from_zero = (kind == k for k in ("stairs", "beside diagonal", "from zero"))
 
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator

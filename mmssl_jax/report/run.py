@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.compilation import compiler_options
@@ -22,6 +23,10 @@ from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
 from mmssl_jax.recommend.contents import contents_of
 from mmssl_jax.records.log import read_records
 from mmssl_jax.report.analysis import (
+    Concentration,
+    Groups,
+    Histogram,
+    PlaneMap,
     concentration,
     found_by_popularity,
     group_bounds,
@@ -33,7 +38,7 @@ from mmssl_jax.report.analysis import (
     weight_distribution,
 )
 from mmssl_jax.report.lists import rank_lists
-from mmssl_jax.report.samples import sample_recommendations, sample_rows
+from mmssl_jax.report.samples import Sample, sample_recommendations, sample_rows
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
@@ -42,6 +47,36 @@ from mmssl_jax.training.restore import restore_run
 MOST_MAPPED = 3000  # items of a map; more would only overlap
 SAMPLE_LENGTH = 10
 MODEL, POPULARITY, RANDOM = "model", "popularity", "random"
+
+
+Metrics = dict[str, float]
+
+
+class Analysis(NamedTuple):
+    """Everything a page shows of a state, on one split.
+
+    k: list length of `train.monitor`. metrics: by ranking. activity, found: groups by ranking.
+    concentration: by ranking, and of the training data. missing: share of the items that lack a
+    modality. weights: {"users" or "items": {modality: histogram}}, with `note` on how to read them.
+    maps: by name, of the items whose training interactions are `map_popularity`. cold: metrics by
+    where and ranking, empty where no items were held out.
+    """
+
+    split: str
+    step: int
+    ks: list[int]
+    k: int
+    metrics: dict[str, Metrics]
+    activity: dict[str, Groups]
+    found: dict[str, Groups]
+    concentration: dict[str, Concentration]
+    missing: dict[str, float]
+    weights: dict[str, dict[str, Histogram]]
+    note: str
+    maps: dict[str, PlaneMap]
+    map_popularity: Int[np.ndarray, " n"]
+    samples: list[Sample]
+    cold: dict[str, dict[str, Metrics]]
 
 
 class Run(NamedTuple):
@@ -60,7 +95,7 @@ class Run(NamedTuple):
     records: list[dict[str, Any]]
     finished: bool
     curves: tuple[Curves, ...]
-    analysis: dict[str, Any] | None
+    analysis: Analysis | None
     why_not: str
 
 
@@ -115,14 +150,8 @@ def views_of(problem: Problem, state: TrainState) -> Views:
     return views
 
 
-def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
-    """Everything a page shows of a state, on the test split, or on validation without one.
-
-    Returns "split", "step", "ks", "k" (that of `train.monitor`), "metrics" by ranking, "activity"
-    and "found" by ranking, "concentration" by ranking and of the training data, "missing" rates by
-    modality, "weights" of users and items, "maps" by name with "map_popularity", "samples", and
-    "cold" (`cold_items`).
-    """
+def analyse(problem: Problem, state: TrainState) -> Analysis:
+    """Ranks the test split, or validation without one, and describes lists and state."""
     dataset, config = problem.dataset, problem.config
     split = "test" if len(dataset.test) else "validation"
     held_out = dataset.splits[split]
@@ -131,7 +160,6 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
     ks, k = sorted(set(config.eval.ks)), int(config.train.monitor.split("@")[1])
     length = min(max(*ks, SAMPLE_LENGTH), dataset.n_items)
 
-    views = views_of(problem, state)
     size = dataset.n_users, dataset.n_items
     rankings: dict[str, Scorer] = {
         MODEL: compile_embedding(problem)(state),
@@ -150,37 +178,38 @@ def analyse(problem: Problem, state: TrainState) -> dict[str, Any]:
     item_bounds = group_bounds(item_degrees[held_out[:, 1]])
     shown = {name: lists[name] for name in (MODEL, POPULARITY)}
     rows = sample_rows(group_of(ranked_degrees, user_bounds))
-    return {
-        "split": split,
-        "step": int(state.step),
-        "ks": ks,
-        "k": k,
-        "metrics": {name: list_metrics(each, ks) for name, each in lists.items()},
-        "activity": {
+    views, method = views_of(problem, state), problem.method
+    mapped = mapped_items(dataset.n_items)
+    spread = {
+        name: concentration(item_counts(each.items[:, :k], dataset.n_items), item_degrees)
+        for name, each in shown.items()
+    }
+    return Analysis(
+        split=split,
+        step=int(state.step),
+        ks=ks,
+        k=k,
+        metrics={name: list_metrics(each, ks) for name, each in lists.items()},
+        activity={
             name: metrics_by_activity(each, ranked_degrees, user_bounds, k)
             for name, each in shown.items()
         },
-        "found": {
+        found={
             name: found_by_popularity(each, held_out, item_degrees, item_bounds, k)
             for name, each in shown.items()
         },
-        "concentration": {
-            "training": concentration(item_degrees, item_degrees),
-            **{
-                name: concentration(item_counts(each.items[:, :k], dataset.n_items), item_degrees)
-                for name, each in shown.items()
-            },
-        },
-        "missing": {name: dataset.missing_rate(name) for name in dataset.modalities},
-        "weights": modality_weights(views),
-        "note": problem.method.note if isinstance(problem.method, Inspectable) else "",
-        **item_maps(views, item_degrees),
-        "samples": sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),
-        "cold": cold_items(problem, state),
-    }
+        concentration={"training": concentration(item_degrees, item_degrees), **spread},
+        missing={name: dataset.missing_rate(name) for name in dataset.modalities},
+        weights=modality_weights(views),
+        note=method.note if isinstance(method, Inspectable) else "",
+        maps={name: principal_map(np.asarray(x)[mapped]) for name, x in views.maps.items()},
+        map_popularity=item_degrees[mapped],
+        samples=sample_recommendations(dataset, held_out, lists[MODEL], rows, SAMPLE_LENGTH),
+        cold=cold_items(problem, state),
+    )
 
 
-def cold_items(problem: Problem, state: TrainState) -> dict[str, dict[str, dict[str, float]]]:
+def cold_items(problem: Problem, state: TrainState) -> dict[str, dict[str, Metrics]]:
     """Metrics by ranking of the items held out by `data.cold_items`, among themselves and among
     all items; empty where none were."""
     if not len(problem.cold.interactions) or problem.method.INDUCTIVE is None:
@@ -189,7 +218,7 @@ def cold_items(problem: Problem, state: TrainState) -> dict[str, dict[str, dict[
     return {"among cold items": among_cold, "among all items": among_all}
 
 
-def modality_weights(views: Views) -> dict[str, Any]:
+def modality_weights(views: Views) -> dict[str, dict[str, Histogram]]:
     """Distribution of the modalities' weights, {"users": ..., "items": ...}."""
     return {
         side: weight_distribution(np.stack(list(by_modality.values())), list(by_modality))
@@ -197,15 +226,9 @@ def modality_weights(views: Views) -> dict[str, Any]:
     }
 
 
-def item_maps(views: Views, item_degrees: np.ndarray) -> dict[str, Any]:
-    """Maps of the vectors of items that the method shows.
-
-    Returns {"maps": {name: principal_map}, "map_popularity": training interactions of the mapped
-    items}, the same MOST_MAPPED items in every map.
-    """
-    n_items = len(item_degrees)
+def mapped_items(n_items: int) -> Int[np.ndarray, " n"]:
+    """The items that maps show: all, or a fixed random MOST_MAPPED of them."""
     chosen = np.arange(n_items)
     if n_items > MOST_MAPPED:
         chosen = np.sort(np.random.default_rng(0).choice(n_items, MOST_MAPPED, replace=False))
-    maps = {name: principal_map(np.asarray(x)[chosen]) for name, x in views.maps.items()}
-    return {"maps": maps, "map_popularity": item_degrees[chosen]}
+    return chosen

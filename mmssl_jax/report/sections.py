@@ -1,11 +1,11 @@
 """The sections about what runs recommend, and from which embeddings: runs in, HTML out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from mmssl_jax.report import html, panels
 from mmssl_jax.report.analysis import USUAL_BOUNDS
-from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run
+from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Analysis, Run
+from mmssl_jax.report.samples import Sample
 
 MOST_LISTED = 15  # of a sample user's training items
 
@@ -57,11 +57,11 @@ def analysis_sections(runs: Sequence[Run]) -> list[tuple[str, str]]:
     single: list[tuple[str, str, Callable[[Run], str]]] = [
         ("Sample recommendations", SAMPLES, samples_section),
     ]
-    if any(_analysis(run)["maps"] for run in runs):
+    if any(_analysis(run).maps for run in runs):
         single.insert(0, ("Item embeddings", MAPS, map_section))
-    if any(_analysis(run)["weights"] for run in runs):
+    if any(_analysis(run).weights for run in runs):
         single.insert(0, ("Modality weights", WEIGHTS, weight_section))
-    if any(_analysis(run)["cold"] for run in runs):
+    if any(_analysis(run).cold for run in runs):
         single.insert(0, ("Cold items", COLD, cold_section))
     sections = [(name, html.paragraph(t) + by_data(runs, make)) for name, t, make in groups]
     return sections + [(name, html.paragraph(t) + each_run(runs, make)) for name, t, make in single]
@@ -72,8 +72,8 @@ def by_data(runs: Sequence[Run], section: Callable[[Sequence[Run]], str]) -> str
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         assert run.analysis
-        key = run.dataset["fingerprint"], run.config.eval.mask, run.analysis["k"]
-        groups.setdefault((*key, *run.analysis["ks"]), []).append(run)
+        key = run.dataset["fingerprint"], run.config.eval.mask, run.analysis.k
+        groups.setdefault((*key, *run.analysis.ks), []).append(run)
     bodies = list(map(section, groups.values()))
     if len(groups) == 1:
         return bodies[0]
@@ -91,12 +91,12 @@ def each_run(runs: Sequence[Run], section: Callable[[Run], str]) -> str:
 def list_section(runs: Sequence[Run]) -> str:
     """Metrics by K."""
     first = _analysis(runs[0])
-    names = [name for name in first["metrics"][MODEL] if "@" in name]
-    rankings = [(run.label, _analysis(run)["metrics"][MODEL]) for run in runs]
-    rankings += [(name, first["metrics"][name]) for name in (POPULARITY, RANDOM)]
+    names = [name for name in first.metrics[MODEL] if "@" in name]
+    rankings = [(run.label, _analysis(run).metrics[MODEL]) for run in runs]
+    rankings += [(name, first.metrics[name]) for name in (POPULARITY, RANDOM)]
     rows = [[name, *(f"{metrics[name]:.5f}" for _, metrics in rankings)] for name in names]
-    users = f"{first['metrics'][MODEL]['users']:,.0f}"
-    caption = f"{first['split']}, means over {users} users"
+    users = f"{first.metrics[MODEL]['users']:,.0f}"
+    caption = f"{first.split}, means over {users} users"
     full = html.table(caption, ["metric", *(label for label, _ in rankings)], rows)
     pictures = html.panels(panels.metric_panels(runs))
     return pictures + html.details("All metrics as a table", full)
@@ -115,16 +115,16 @@ def found_section(runs: Sequence[Run]) -> str:
     return html.beside([html.panels(panels.found_panels(runs)), full])
 
 
-def group_table(runs: Sequence[Run], table: str, columns: Sequence[str], unit: str) -> str:
+def group_table(runs: Sequence[Run], table: panels.Table, columns: Sequence[str], unit: str) -> str:
     """Groups, their sizes and the values of each run and of popularity."""
-    first = _analysis(runs[0])[table]
-    sources = [(run.label, _analysis(run)[table][MODEL]) for run in runs]
+    first = panels.groups_of(runs[0], table)
+    sources = [(run.label, panels.groups_of(run, table)[MODEL]) for run in runs]
     sources.append((POPULARITY, first[POPULARITY]))
     head = ["interactions", unit, *(f"{label} {c}" for label, _ in sources for c in columns)]
     rows = [
-        [label, f"{first[MODEL]['size'][place]:,}"]
-        + [f"{source[column][place]:.4f}" for _, source in sources for column in columns]
-        for place, label in enumerate(first[MODEL]["label"])
+        [label, f"{first[MODEL].size[place]:,}"]
+        + [f"{source.values[column][place]:.4f}" for _, source in sources for column in columns]
+        for place, label in enumerate(first[MODEL].label)
     ]
     return html.table(f"By training interactions ({unit})", head, rows)
 
@@ -132,16 +132,16 @@ def group_table(runs: Sequence[Run], table: str, columns: Sequence[str], unit: s
 def coverage_section(runs: Sequence[Run]) -> str:
     """How much of the catalogue the lists show, and how popular it is."""
     first = _analysis(runs[0])
-    sources = [(run.label, _analysis(run)["concentration"][MODEL]) for run in runs]
-    sources += [(name, first["concentration"][name]) for name in (POPULARITY,)]
-    sources += [("training data", first["concentration"]["training"])]
+    sources = [(run.label, _analysis(run).concentration[MODEL]) for run in runs]
+    sources += [(name, first.concentration[name]) for name in (POPULARITY,)]
+    sources += [("training data", first.concentration["training"])]
     head = ["", "coverage", "Gini", "mean popularity", "on the most popular tenth"]
     rows = [
-        [label, f"{c['coverage']:.1%}", f"{c['gini']:.3f}", f"{c['mean_popularity']:.1f}",
-         f"{c['head_share']:.1%}"]
+        [label, f"{c.coverage:.1%}", f"{c.gini:.3f}", f"{c.mean_popularity:.1f}",
+         f"{c.head_share:.1%}"]
         for label, c in sources
     ]  # fmt: skip
-    table = html.table(f"Coverage and popularity of the top {first['k']}", head, rows)
+    table = html.table(f"Coverage and popularity of the top {first.k}", head, rows)
     pictures = html.panels(panels.concentration_panels(runs))
     return html.beside([pictures, table])
 
@@ -151,24 +151,24 @@ def weight_section(run: Run) -> str:
     pictures = panels.weight_panels(run)
     if not pictures:
         return html.paragraph("There is one modality, so its weight is 1 everywhere.")
-    said = _analysis(run)["note"]
+    said = _analysis(run).note
     note = html.paragraph(said) if said else ""
     return note + html.panels(pictures)
 
 
 def map_section(run: Run) -> str:
     """Maps of item embeddings."""
-    mapped, items = len(_analysis(run)["map_popularity"]), run.dataset["items"]
+    mapped, items = len(_analysis(run).map_popularity), run.dataset["items"]
     which = f"All {items:,} items." if mapped == items else f"{mapped:,} random of {items:,} items."
     return html.paragraph(which) + html.panels(panels.map_panels(run))
 
 
 def cold_section(run: Run) -> str:
     """Metrics of cold items."""
-    tables = _analysis(run)["cold"]
+    tables = _analysis(run).cold
     if not tables:
         return html.paragraph("This run held no items out.")
-    k = _analysis(run)["k"]
+    k = _analysis(run).k
     metrics = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_ratio")]
     rows = [
         [f"{ranking}, {where}", *(f"{values[metric]:.5f}" for metric in metrics)]
@@ -180,23 +180,23 @@ def cold_section(run: Run) -> str:
 
 def samples_section(run: Run) -> str:
     """Lists of a few users."""
-    return html.beside(list(map(sample_card, _analysis(run)["samples"])))
+    return html.beside(list(map(sample_card, _analysis(run).samples)))
 
 
-def sample_card(sample: dict[str, Any]) -> str:
+def sample_card(sample: Sample) -> str:
     """What one user has and gets."""
-    train, user = sample["train"], sample["user"]
+    train, user = sample.train, sample.user
     more = f" and {len(train) - MOST_LISTED} more" if len(train) > MOST_LISTED else ""
-    best = f"top {len(sample['list'])}"
+    best = f"top {len(sample.listed)}"
     return html.heading(f"User {user}", 4) + html.definitions(
         [
             ("training items", html.text((", ".join(train[:MOST_LISTED]) + more) or "none")),
-            ("held-out items", html.text(", ".join(sample["held_out"]))),
-            (best, html.item_list(sample["list"], f"{best} for user {user}")),
+            ("held-out items", html.text(", ".join(sample.held_out))),
+            (best, html.item_list(sample.listed, f"{best} for user {user}")),
         ]
     )
 
 
-def _analysis(run: Run) -> dict[str, Any]:
+def _analysis(run: Run) -> Analysis:
     assert run.analysis is not None, f"{run.label} has no checkpoint to show"
     return run.analysis
