@@ -33,6 +33,7 @@ def measure_sampling(
     """
     dataset = dataset or load_dataset(config.data)
     batch_size, n_items = config.sampling.batch_size, dataset.n_items
+    negatives = config.sampling.negatives
     rows = interaction_rows(dataset.train, dataset.n_users, n_items)
     degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
     keys = jax.random.split(jax.random.key(config.train.seed), batches)
@@ -45,7 +46,7 @@ def measure_sampling(
         def triples(rows: InteractionRows, by: By = by) -> tuple:
             def one_batch(total: tuple, key: Array) -> tuple[tuple, None]:
                 with jax.named_scope("sampling"):
-                    batch = sample_batch(key, rows, batch_size, n_items, by)
+                    batch = sample_batch(key, rows, batch_size, n_items, by, negatives)
                 return jax.tree.map(lambda t, b: t + jnp.sum(b), total, tuple(batch)), None
 
             return jax.lax.scan(one_batch, (jnp.int32(0),) * 3, keys)[0]
@@ -54,7 +55,7 @@ def measure_sampling(
         def with_edges(rows: InteractionRows, by: By = by, places: int = places) -> tuple:
             def one_batch(total: tuple, key: Array) -> tuple[tuple, None]:
                 with jax.named_scope("sampling"):
-                    batch = sample_batch(key, rows, batch_size, n_items, by)
+                    batch = sample_batch(key, rows, batch_size, n_items, by, negatives)
                 with jax.named_scope("batch_edges"):
                     edges = batch_edges(rows, batch.users, places)
                 leaves = (*batch, *edges)
