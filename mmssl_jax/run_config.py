@@ -30,13 +30,24 @@ class ConfigParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # Without the usage, whose sixty lines would push the message off the screen.
+        method = self.config_class().method
+        which = "" if method in ("", DEFAULT) else f" --method {method}"
+        whole = self.with_hints(message)
+        self.exit(2, f"error: {whole}\nall settings: {self.prog}{which} --help\n")
+
+    def with_hints(self, message: str) -> str:
+        """A message with the nearest setting for each that does not exist."""
         stages = {entry.name for entry in dataclasses.fields(self.config_class)}
         flags = {flag.lstrip("-") for action in self._actions for flag in action.option_strings}
         own = sorted(flag for flag in flags - stages if "." not in flag)
-        hint = _nearest(message, [*flatten(self.config_class()), *own])
-        method = self.config_class().method
-        which = "" if method in ("", DEFAULT) else f" --method {method}"
-        self.exit(2, f"error: {message}{hint}\nall settings: {self.prog}{which} --help\n")
+        return message + _nearest(message, [*flatten(self.config_class()), *own])
+
+
+class FileParser(ConfigParser):
+    """The same for a file that no command line names: its errors can be caught."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigError(self.with_hints(message)) from ex
 
 
 def _nearest(message: str, known: Sequence[str]) -> str:
@@ -70,12 +81,14 @@ def nearest_name(key: str, known: Iterable[str]) -> str:
     return max(known, key=likeness)
 
 
-def config_parser(prog: str, arguments: Sequence[str]) -> ConfigParser:
+def config_parser(
+    prog: str, arguments: Sequence[str], kind: type[ConfigParser] = ConfigParser
+) -> ConfigParser:
     """A parser of `--config FILE` and of every setting of the chosen method as a dotted flag.
 
     arguments: of the command, which choose the method; exits with a message for one unknown.
     """
-    parser = ConfigParser(
+    parser = kind(
         prog=prog,
         allow_abbrev=False,
         description="Multi-modal recommendation: MMSSL and its peers. Later files and flags "
@@ -123,6 +136,9 @@ def parse_config(parser: ConfigParser, arguments: Sequence[str]) -> tuple[Config
     if presets:
         parser.set_defaults(dict(presets[parser.parse_args(arguments).preset]))
     parsed = parser.parse_args(arguments)
+    for stage in dict.fromkeys(k.split(".")[0] for k in flatten(parser.config_class()) if "." in k):
+        if not isinstance(parsed[stage], Namespace):
+            parser.error(f"{stage} is {parsed[stage]!r}, expected its settings by name")
     return config_from(parser, parser.config_class, parsed), parsed
 
 
@@ -208,9 +224,12 @@ def _whole(value: Any) -> Any:
 
 
 def read_config(path: Path) -> Config:
-    """Reads a YAML file of settings, defaults elsewhere."""
+    """Reads a YAML file of settings, defaults elsewhere.
+
+    Raises ConfigError for a file that holds no valid settings.
+    """
     arguments = ["--config", str(path)]
-    return parse_config(config_parser("config", arguments), arguments)[0]
+    return parse_config(config_parser("config", arguments, FileParser), arguments)[0]
 
 
 def config_diff(saved: Config, now: Config, ignored: tuple[str, ...] = MAY_CHANGE) -> list[str]:

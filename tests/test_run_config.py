@@ -323,3 +323,27 @@ def test_whole_widths_of_the_critic_are_written_as_whole_numbers():
     assert yaml.safe_load(dump_config(MMSSLConfig()))["critic"]["hidden"] == [512, 256]
     config = override(MMSSLConfig(), {"critic.hidden": (0.25, 12)})
     assert "hidden:\n  - 0.25\n  - 12\n" in dump_config(config)
+
+
+@pytest.mark.parametrize("stage", ["3", "null", "[1]"])
+def test_a_stage_without_names_is_refused(refusal, tmp_path, stage):
+    message = refusal(write(tmp_path / "c.yaml", f"optim: {stage}\n"), DATA)
+    assert re.search(r"optim is (3|None|\[1\]), expected its settings by name", message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: [1\n", "c.yaml: not YAML"),
+        ("- 1\n", "c.yaml: holds a list, expected settings by stage"),
+        ("optim: {lrr: 1}\n", "there is no setting 'optim.lrr'; the nearest is 'optim.lr'"),
+        ("optim: {lr: 0}\n", "optim.lr"),
+        ("optim: 3\n", "optim is 3"),
+        ("method: lightgnc\n", "there is no method 'lightgnc'; the nearest is 'lightgcn'"),
+    ],
+)
+def test_a_file_read_in_python_raises(tmp_path, capsys, text, message):
+    write(tmp_path / "c.yaml", text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_config(tmp_path / "c.yaml")
+    assert capsys.readouterr() == ("", "")

@@ -10,7 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,17 @@ from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
 
 VERSION = 1
 FILES = ("recommender.json", "config.yaml", "arrays.npz")
+# What a file that was cut off or changed makes JSON, NumPy and the settings' parser raise.
+DAMAGES = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 SCORERS: dict[str, Callable[..., Scorer]] = {"vectors": Vectors, "item_weights": ItemWeights}
 
 
@@ -135,7 +146,11 @@ def read_contents(folder: Path) -> Contents:
                 f"{folder} was saved by a later version of this package (format "
                 f"{record['version']}, this one reads up to {VERSION}): install that version"
             )
-        with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+        # Opened here, since NumPy leaves open what is no archive.
+        with (
+            (folder / "arrays.npz").open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             arrays = unflatten_dict(dict(file), sep="/")
         config = read_config(folder / "config.yaml")
         inductive = METHODS[config.method].INDUCTIVE
@@ -149,18 +164,31 @@ def read_contents(folder: Path) -> Contents:
             config=config,
             user_ids=_ids(record["user_ids"]),
             item_ids=_ids(record["item_ids"]),
-            scorer=SCORERS[record["scorer"]](**arrays["scorer"]),
+            scorer=_scorer_of(record, arrays["scorer"]),
             seen=arrays["seen"],
             widths=record["widths"],
             knowledge=knowledge,
             untrained=NewItems(_ids(record["untrained"]), untrained),
         )
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGES as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
             f"{folder} is damaged ({type(error).__name__}: {error}): save the recommender again"
         ) from error
+
+
+def _scorer_of(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> Scorer:
+    """Raises ValueError unless there is one id for every vector, or row of weights."""
+    scorer = SCORERS[record["scorer"]](**arrays)
+    n_users, n_items = len(record["user_ids"]), len(record["item_ids"])
+    found = len(scorer.users) if isinstance(scorer, Vectors) else n_users, len(scorer[1])
+    if found != (n_users, n_items):
+        raise ValueError(
+            f"ids of {n_users} users and {n_items} items, but vectors or weights of {found[0]} and "
+            f"{found[1]}"
+        )
+    return scorer
 
 
 def _ids(raw: list[int] | list[str]) -> np.ndarray:
