@@ -69,7 +69,9 @@ def test_the_page_has_every_setting_of_every_method():
 
 
 def test_the_page_has_the_departures_and_the_right_cells(maker):
-    (_, shared), (_, mmssl), (_, lightgcn) = tables()
+    parts = dict(tables())
+    shared = parts["The settings of every method"]
+    mmssl, lightgcn = parts["MMSSL: `--method mmssl`"], parts["LightGCN: `--method lightgcn`"]
     assert {key for key, row in mmssl.items() if row[2]} == {d.key for d in DEPARTURES}
     for departure in DEPARTURES:
         values = [maker.value_text(v) for v in (departure.paper, departure.released)]
