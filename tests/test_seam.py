@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import Config, override
-from mmssl_jax.method import ItemWeights, Vectors
+from mmssl_jax.method import ItemWeights, Method, Vectors
 from mmssl_jax.methods import DEFAULT, METHODS
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.training.loop import fit
@@ -190,14 +190,12 @@ class PopularityConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class Popularity:
+class Popularity(Method):
     """Ranks by the number of training interactions, which a step does not change."""
 
     TITLE: ClassVar = "Popularity"
     CONFIG: ClassVar = PopularityConfig
-    INDUCTIVE: ClassVar = None
-    WATCHED: ClassVar = ()
-    RATES: ClassVar = ()
+
     config: PopularityConfig
     axis: str | None = None
 
@@ -211,9 +209,6 @@ class Popularity:
 
     def init(self, key, inputs):
         return {"counts": jnp.zeros_like(inputs[0])}
-
-    def start_epoch(self, state, inputs):
-        return state
 
     def step(self, state, key, inputs):
         return {"counts": inputs[0]}, {}
