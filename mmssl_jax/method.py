@@ -68,22 +68,25 @@ class Inductive(NamedTuple):
 class Method(Protocol):
     """A recommender with its settings and static sizes bound; hashable, so JAX may compile by it.
 
-    TITLE: its name in tables. CONFIG: the class of its settings.
-    INDUCTIVE: None where new users and items have no vectors. WATCHED: figures that the line of an
-    epoch shows, where they are logged. RATES: settings to lower when a loss is no longer finite.
-    axis: name of the devices that share a batch, or None on one device.
+    A method is a frozen dataclass that names this class as its base. Its fields are `config`, the
+    static sizes that it needs, and last `axis: str | None = None`, which the harness sets where
+    several devices share a batch.
+
+    TITLE: its name in tables. CONFIG: the class of its settings. INDUCTIVE: how it makes vectors of
+    new users and items, or None. WATCHED: figures that the line of an epoch shows, where they are
+    logged. RATES: settings to lower when a loss is no longer finite. NEEDS_FEATURES: whether a
+    dataset without features of items is refused.
     """
 
     TITLE: ClassVar[str]
     CONFIG: ClassVar[type[Config]]
-    INDUCTIVE: ClassVar[Inductive | None]
-    WATCHED: ClassVar[tuple[str, ...]]
-    RATES: ClassVar[tuple[str, ...]]
+    INDUCTIVE: ClassVar[Inductive | None] = None
+    WATCHED: ClassVar[tuple[str, ...]] = ("bpr", "loss")
+    RATES: ClassVar[tuple[str, ...]] = ("optim.lr",)
+    NEEDS_FEATURES: ClassVar[bool] = False
 
-    @property
-    def config(self) -> Config: ...
-    @property
-    def axis(self) -> str | None: ...
+    config: Config
+    axis: str | None
 
     @classmethod
     def build(cls, config: Any, dataset: Dataset, n_devices: int = 1) -> Self:
@@ -95,17 +98,24 @@ class Method(Protocol):
         ...
 
     def init(self, key: Key[Array, ""], inputs: Inputs) -> State:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Use parts 0 and 1 of `jax.random.split(key, 3)`: part 2 is the run's own, for its steps.
+        """
         ...
 
     def start_epoch(self, state: State, inputs: Inputs) -> State:
         """What happens before the first step of an epoch, such as rebuilding a graph."""
-        ...
+        del inputs
+        return state
 
     def step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> tuple[State, Metrics]:
         """One step. It draws its own batch from the key, which is this step's alone.
 
-        Metrics are scalars.
+        With an `axis` it runs on every device at once, and the new state and the metrics, which are
+        scalars, must come out equal on all of them. So each device draws the whole batch, takes its
+        share (`sampling.sample_share`), and means are taken over the axis (`optimizers.descend`,
+        `parallel.pmean`).
         """
         ...
 

@@ -1,14 +1,16 @@
 """optax's Adam and AdamW, at the memory of their moments."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from mmssl_jax.blocks import Block, fold_blocks
 from mmssl_jax.config import OptimConfig
+from mmssl_jax.parallel import pmean
 
 _EPSILON = 1e-8
 # Rows whose moments are renewed at once.
@@ -66,3 +68,25 @@ def scale_by_moments(beta_1: float, beta_2: float) -> optax.GradientTransformati
         return updates, state
 
     return optax.GradientTransformation(adam.init, update)
+
+
+class Descent(NamedTuple):
+    """Parameters, and the moments of their optimizer."""
+
+    params: PyTree
+    moments: optax.OptState
+
+
+def descend(
+    loss: Callable[[PyTree], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]],
+    state: Descent,
+    optimizer: optax.GradientTransformation,
+    axis: str | None,
+) -> tuple[Descent, dict[str, Float[Array, ""]]]:
+    """One step down the gradient of `loss`, the mean over the devices of `axis`.
+
+    loss: of the parameters, on this device's share of a batch; returns it and what is logged.
+    """
+    gradients, metrics = pmean(jax.grad(loss, has_aux=True)(state.params), axis)
+    updates, moments = optimizer.update(gradients, state.moments, state.params)
+    return Descent(optax.apply_updates(state.params, updates), moments), metrics

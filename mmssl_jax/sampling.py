@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from mmssl_jax.config import SamplingConfig
 from mmssl_jax.graph.rows import InteractionRows
+from mmssl_jax.parallel import share_of
 
 
 class Batch(NamedTuple):
@@ -106,3 +108,15 @@ def sample_batch(
         users = sample_users(user_key, rows, batch_size)
         positives = sample_positives(positive_key, rows, users)
     return Batch(users, positives, sample_negatives(negative_key, rows, users, n_items, among))
+
+
+def sample_share(
+    config: SamplingConfig,
+    key: Key[Array, ""],
+    rows: InteractionRows,
+    n_items: int,
+    axis: str | None,
+) -> Batch:
+    """This device's share of a batch of triples, which every device draws as a whole."""
+    whole = sample_batch(key, rows, config.batch_size, n_items, config.by, config.negatives)
+    return share_of(whole, axis)

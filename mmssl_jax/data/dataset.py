@@ -81,12 +81,14 @@ class Dataset:
         """{"train", "validation", "test": int32 [E, 2]}."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def check(self) -> None:
+    def check(self, needs_features: bool = True) -> None:
         """Raise DatasetError on the first thing training or evaluation could not use.
 
-        Users and items without training interactions are legal, and so is an empty held-out split.
+        Users and items without training interactions are legal, and so is an empty held-out split;
+        no features at all are where nothing needs them.
         """
-        _check_features(self.features, self.files, self.n_items)
+        if self.features or needs_features:
+            _check_features(self.features, self.files, self.n_items)
         for modality, present in self.presence.items():
             _check_presence(modality, present, self.modalities, self.n_items)
         for split, edges in self.splits.items():

@@ -9,13 +9,15 @@ from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, needs_features: bool = True) -> Dataset:
     """Reads or plants the configured dataset.
 
+    needs_features: whether one without features of items is refused.
     Raises DatasetError for a dataset that cannot be used.
     """
     if config.format != "synthetic":
-        return read_dataset(config.path, config.format, config.modalities or None)
+        names = config.modalities or None
+        return read_dataset(config.path, config.format, names, needs_features)
     n_modalities = 3 if "textual" in config.modalities else 2
     dataset = planted_dataset(seed=config.seed, n_modalities=n_modalities)
     unknown = set(config.modalities) - set(dataset.modalities)

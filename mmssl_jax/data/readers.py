@@ -29,11 +29,15 @@ SUFFIX = "_feat.npy"
 
 
 def read_dataset(
-    path: str | Path, layout: str = "auto", modalities: Sequence[str] | None = None
+    path: str | Path,
+    layout: str = "auto",
+    modalities: Sequence[str] | None = None,
+    needs_features: bool = True,
 ) -> Dataset:
     """Read a folder in one of the public layouts into a checked Dataset.
 
     layout: one of LAYOUTS. modalities: names to read, None for every <modality>_feat.npy.
+    needs_features: whether a folder without features is refused.
     Optional files: user_ids.json, item_ids.json, <modality>_mask.npy.
     Raises DatasetError on anything missing, malformed or unusable; warns of merged duplicates.
     """
@@ -42,8 +46,9 @@ def read_dataset(
         found = "a file" if folder.exists() else "nothing"
         raise DatasetError(f"{folder}: {found} there, expected a folder with the dataset's files")
     interactions = READERS[_layout(folder, layout)](folder)
-    dataset = _assemble(folder, interactions, read_features(folder, modalities))
-    dataset.check()
+    features = read_features(folder, modalities, needs_features)
+    dataset = _assemble(folder, interactions, features)
+    dataset.check(needs_features)
     warn_of_zero_features(dataset)
     return dataset
 
@@ -64,10 +69,12 @@ def warn_of_zero_features(dataset: Dataset) -> None:
 
 
 def read_features(
-    folder: Path, modalities: Sequence[str] | None = None
+    folder: Path, modalities: Sequence[str] | None = None, needs_features: bool = True
 ) -> dict[str, NDArray[np.float32]]:
     """{modality: float32 [I, F]} from <modality>_feat.npy, sorted by name; values unchecked."""
     found = _found_modalities(folder)
+    if not found and not modalities and not needs_features:
+        return {}
     if not found:
         raise DatasetError(
             f"{folder}: no modality: expected at least one <modality>{SUFFIX}, "
@@ -136,13 +143,7 @@ def _assemble(
     folder: Path, interactions: Interactions, features: dict[str, NDArray[np.float32]]
 ) -> Dataset:
     files = {name: f"{name}{SUFFIX}" for name in features} | interactions.files
-    first = next(iter(features))
-    n_items = len(features[first]) if features[first].ndim else 0
-    if interactions.n_items not in (None, n_items):
-        raise DatasetError(
-            f"{files[first]}: {n_items} rows, but {interactions.files['train']} has "
-            f"{interactions.n_items} columns; expected one feature row per item"
-        )
+    n_items = _n_items(interactions, features, files)
     presence = read_masks(folder, features, SUFFIX, _found_modalities(folder))
     return Dataset(
         name=folder.resolve().name,
@@ -156,6 +157,23 @@ def _assemble(
         files=files,
         presence=presence,
     )
+
+
+def _n_items(
+    interactions: Interactions, features: dict[str, NDArray[np.float32]], files: dict[str, str]
+) -> int:
+    """The rows of the features; without any what the layout says, or else the last item's place."""
+    if not features:
+        last = max((int(e[:, 1].max()) for e in interactions.splits.values() if len(e)), default=-1)
+        return last + 1 if interactions.n_items is None else interactions.n_items
+    first = next(iter(features))
+    n_items = len(features[first]) if features[first].ndim else 0
+    if interactions.n_items not in (None, n_items):
+        raise DatasetError(
+            f"{files[first]}: {n_items} rows, but {interactions.files['train']} has "
+            f"{interactions.n_items} columns; expected one feature row per item"
+        )
+    return n_items
 
 
 def _listing(folder: Path) -> str:

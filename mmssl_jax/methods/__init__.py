@@ -2,10 +2,12 @@
 
 from mmssl_jax.method import Method
 from mmssl_jax.methods.lightgcn import LightGCN
+from mmssl_jax.methods.mf import MF
 from mmssl_jax.methods.mmssl import MMSSL
 
 METHODS: dict[str, type[Method]] = {
     "mmssl": MMSSL,
     "lightgcn": LightGCN,
+    "mf": MF,
 }
 DEFAULT = "mmssl"

@@ -28,10 +28,9 @@ from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
-from mmssl_jax.method import Inductive, Metrics, Vectors
-from mmssl_jax.optimizers import adamw
-from mmssl_jax.parallel import pmean, share_of
-from mmssl_jax.sampling import sample_batch, steps_per_epoch
+from mmssl_jax.method import Method, Metrics, Vectors
+from mmssl_jax.optimizers import Descent, adamw, descend
+from mmssl_jax.sampling import sample_share, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,6 @@ class Params(NamedTuple):
     items: Float[Array, "I D"]
 
 
-class State(NamedTuple):
-    """Parameters and Adam's moments."""
-
-    params: Params
-    moments: optax.OptState
-
-
 def light_gcn(
     graph: BipartiteGraph, users: Float[Array, "U D"], items: Float[Array, "I D"], layers: int
 ) -> Vectors:
@@ -96,14 +88,11 @@ def light_gcn(
 
 
 @dataclass(frozen=True)
-class LightGCN:
+class LightGCN(Method):
     """LightGCN behind the contract of `mmssl_jax/method.py`."""
 
     TITLE: ClassVar[str] = "LightGCN"
     CONFIG: ClassVar[type[Config]] = LightGCNConfig
-    INDUCTIVE: ClassVar[Inductive | None] = None
-    WATCHED: ClassVar[tuple[str, ...]] = ("bpr", "loss")
-    RATES: ClassVar[tuple[str, ...]] = ("optim.lr",)
 
     config: LightGCNConfig
     n_users: int
@@ -124,28 +113,22 @@ class LightGCN:
         graph = observed_graph(dataset.train, *size, "symmetric")
         return Inputs(graph, interaction_rows(dataset.train, *size))
 
-    def init(self, key: Key[Array, ""], inputs: Inputs) -> State:
+    def init(self, key: Key[Array, ""], inputs: Inputs) -> Descent:
         """Xavier-uniform embeddings."""
         user_key, item_key, _ = jax.random.split(key, 3)  # the third is the run's
         xavier, dim = nn.initializers.xavier_uniform(), self.config.lightgcn.dim
         params = Params(
             xavier(user_key, (self.n_users, dim)), xavier(item_key, (self.n_items, dim))
         )
-        return State(params, self.optimizer().init(params))
+        return Descent(params, self.optimizer().init(params))
 
-    def start_epoch(self, state: State, inputs: Inputs) -> State:
-        """Nothing: the graph stays."""
-        return state
-
-    def step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> tuple[State, Metrics]:
+    def step(self, state: Descent, key: Key[Array, ""], inputs: Inputs) -> tuple[Descent, Metrics]:
         """One Adam step on a batch of triples."""
         sampling, settings = self.config.sampling, self.config.lightgcn
-        how = sampling.by, sampling.negatives
-        batch = sample_batch(key, inputs.rows, sampling.batch_size, self.n_items, *how)
-        batch = share_of(batch, self.axis)
+        batch = sample_share(sampling, key, inputs.rows, self.n_items, self.axis)
 
         def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
-            final = light_gcn(inputs.graph, *params, settings.layers)
+            final = light_gcn(inputs.graph, params.users, params.items, settings.layers)
             of_users, of_items = final.users[batch.users], final.items
             bpr = bpr_loss(of_users, of_items[batch.positives], of_items[batch.negatives])
             initial = (
@@ -157,13 +140,12 @@ class LightGCN:
             total = bpr + settings.regularization * norms / sampling.batch_size
             return total, {"bpr": bpr, "loss": total}
 
-        gradients, metrics = pmean(jax.grad(loss, has_aux=True)(state.params), self.axis)
-        updates, moments = self.optimizer().update(gradients, state.moments, state.params)
-        return State(optax.apply_updates(state.params, updates), moments), metrics
+        return descend(loss, state, self.optimizer(), self.axis)
 
-    def embed(self, state: State, inputs: Inputs) -> Vectors:
+    def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The final embeddings."""
-        return light_gcn(inputs.graph, *state.params, self.config.lightgcn.layers)
+        users, items = state.params.users, state.params.items
+        return light_gcn(inputs.graph, users, items, self.config.lightgcn.layers)
 
     def optimizer(self) -> optax.GradientTransformation:
         """Adam, with the shared settings of `optim`."""

@@ -10,6 +10,7 @@ from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.method import BASE, Variant
+from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import write_json, write_text
 from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
@@ -34,7 +35,7 @@ def run_study(
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
     """
     validate(base)
-    dataset = load_dataset(base.data)
+    dataset = load_dataset(base.data, METHODS[base.method].NEEDS_FEATURES)
     variants = study_variants(study, base, dataset.modalities)
     unknown = set(only) - {variant.name for variant in variants}
     if unknown:

@@ -9,10 +9,13 @@ from mmssl_jax.methods import METHODS
 SEEDS = "seeds"
 
 
-def study_names(method: str) -> tuple[str, ...]:
-    """The studies of a method: its own, and the base configuration over seeds."""
+def study_texts(method: str) -> dict[str, str]:
+    """The studies of a method, its own and the base configuration over seeds, by name, with what
+    each compares."""
     found = METHODS[method]
-    return (*(found.STUDIES if isinstance(found, Studied) else ()), SEEDS)
+    own = found.STUDIES if isinstance(found, Studied) else {}
+    texts = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in own.items()}
+    return texts | {SEEDS: "The base configuration alone."}
 
 
 def study_variants(study: str, base: Config, modalities: Sequence[str]) -> list[Variant]:
@@ -20,7 +23,7 @@ def study_variants(study: str, base: Config, modalities: Sequence[str]) -> list[
 
     Raises ConfigError for a study that the base's method does not have.
     """
-    names = study_names(base.method)
+    names = study_texts(base.method)
     if study not in names:
         raise ConfigError(
             f"there is no study {study!r} of {base.method}; there are {', '.join(names)}"

@@ -58,15 +58,16 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     From here on what is compiled is kept, as `parallel.compilation_cache` says.
     """
     keep_compilations(config.parallel.compilation_cache)
+    kind = METHODS[config.method]
     if dataset is None:
-        dataset = load_dataset(config.data)
+        dataset = load_dataset(config.data, kind.NEEDS_FEATURES)
     else:
-        dataset.check()
+        dataset.check(kind.NEEDS_FEATURES)
     dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
     if config.sampling.negatives == "trained":
         require_trained_negatives(dataset)
     devices = local_devices(config.parallel.devices)
-    method = METHODS[config.method].build(config, dataset, len(devices))
+    method = kind.build(config, dataset, len(devices))
     inputs = replicate(method.inputs(dataset), devices)
     return Problem(config, dataset, devices, method, inputs, cold)
 

@@ -14,6 +14,7 @@ import numpy as np
 from mmssl_jax.config import Config, ConfigError, flatten, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.data.load import load_dataset
+from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import read_records, write_json
 from mmssl_jax.run_config import validate
 from mmssl_jax.study.run import finish_run
@@ -141,7 +142,7 @@ def check_same_search(base: Config, space: Space, settings: SearchSettings, out:
     Raises RunError with the differences, DatasetError for data without a validation split.
     """
     validate(base)
-    dataset = load_dataset(base.data)
+    dataset = load_dataset(base.data, METHODS[base.method].NEEDS_FEATURES)
     if not len(dataset.validation):
         raise DatasetError(
             f"{dataset.source} has no validation interactions, which choose the best trial: hold "

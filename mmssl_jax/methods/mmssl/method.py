@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.method import Curves, Inductive, Metrics, Variant, Vectors, Views
+from mmssl_jax.method import Curves, Inductive, Method, Metrics, Variant, Vectors, Views
 from mmssl_jax.methods.mmssl import reference
 from mmssl_jax.methods.mmssl.ablations import ablations, departures
 from mmssl_jax.methods.mmssl.as_reference import plain_data, plain_draws, plain_state
@@ -31,7 +31,7 @@ ALL_ALIKE = "With model.attention_values queries all modalities weigh alike, by 
 
 
 @dataclass(frozen=True)
-class MMSSL(Setup):
+class MMSSL(Setup, Method):
     """Multi-modal self-supervised learning for recommendation, both presets."""
 
     TITLE: ClassVar[str] = "MMSSL"
@@ -45,6 +45,7 @@ class MMSSL(Setup):
         "critic_loss",
         "gradient_penalty",
     )
+    NEEDS_FEATURES: ClassVar[bool] = True
     RATES: ClassVar[tuple[str, ...]] = ("optim.lr", "optim.critic_lr", "game.weight")
     CURVES: ClassVar[tuple[Curves, ...]] = (
         Curves(
