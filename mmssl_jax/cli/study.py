@@ -8,21 +8,19 @@ from mmssl_jax.cli.train import absolute_data
 from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import markdown_text
-from mmssl_jax.study.variants import study_names
+from mmssl_jax.study.variants import study_texts
 
 
 def study_command(arguments: list[str] | None = None) -> None:
     """Parses the flags of `python -m mmssl_jax.study` and runs the study."""
     given = sys.argv[1:] if arguments is None else arguments
     parser = config_parser("python -m mmssl_jax.study", given)
-    names = study_names(parser.config_class().method)
+    texts = study_texts(parser.config_class().method)
     parser.add_argument(
         "--study",
-        choices=names,
-        default=names[0],
-        help="ablations: without each part of the method, and each modality left out; departures: "
-        "each departure of the PyTorch release switched on alone; seeds: the base configuration "
-        "alone",
+        choices=tuple(texts),
+        default=next(iter(texts)),
+        help=" ".join(f"{name}: {text}" for name, text in texts.items()),
     )
     parser.add_argument(
         "--seeds",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmssl_jax.cli.errors import USER_ERRORS, leave
 from mmssl_jax.config import AnyConfig, override
-from mmssl_jax.run_config import config_parser, parse_config
+from mmssl_jax.methods import DEFAULT
+from mmssl_jax.run_config import ConfigParser, check_config_file, config_parser, parse_config
 from mmssl_jax.training.loop import fit
 
 
@@ -26,6 +27,8 @@ def train_command(arguments: list[str] | None = None) -> None:
     )
     if not saved and "--resume" in given:
         parser.error("--resume needs --run DIR; there is no run to resume: no config.yaml there")
+    if saved:
+        refuse_another_method(parser, Path(saved[1]))
     config, parsed = parse_config(parser, [*saved, *given])
     run = Path(parsed.run) if parsed.run else default_run(parsed.config or [], config.method)
     try:
@@ -54,6 +57,14 @@ def saved_config_of(arguments: list[str]) -> list[str]:
     known, _ = first.parse_known_args(arguments)
     saved = Path(known.run) / "config.yaml"
     return ["--config", str(saved)] if known.resume and known.run and saved.is_file() else []
+
+
+def refuse_another_method(parser: ConfigParser, saved: Path) -> None:
+    """Leaves with a message where a run of one method is to be resumed as one of another."""
+    own = check_config_file(parser, saved).get("method", DEFAULT)
+    asked = parser.config_class().method
+    if own != asked:
+        parser.error(f"{saved.parent} is a run of {own}, which cannot go on as one of {asked}")
 
 
 def default_run(files: list, method: str) -> Path:
