@@ -13,8 +13,10 @@ def study_texts(method: str) -> dict[str, str]:
     """The studies of a method, its own and the base configuration over seeds, by name, with what
     each compares."""
     found = METHODS[method]
-    own = found.STUDIES if isinstance(found, Studied) else {}
-    texts = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in own.items()}
+    texts: dict[str, str] = {}
+    if isinstance(found, Studied):
+        for name, make in found.STUDIES.items():
+            texts[name] = (make.__doc__ or "").strip().splitlines()[0]
     return texts | {SEEDS: "The base configuration alone."}
 
 
