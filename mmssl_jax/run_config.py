@@ -92,7 +92,7 @@ def config_parser(
         prog=prog,
         allow_abbrev=False,
         description="Multi-modal recommendation: MMSSL and its peers. Later files and flags "
-        "override earlier ones; all override the preset. Without --method the method is "
+        "override earlier ones; all override a preset. Without --method the method is "
         f"{DEFAULT}; another has other settings: --method NAME --help.",
     )
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
