@@ -134,7 +134,7 @@ def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """FLOPs of all matrix products of a traced function, scans multiplied by their length.
 
     Products with a single vector are none, and what no result needs is left out, as XLA does. A
-    branch counts as its dearest side, the body of a loop of unknown length as one pass.
+    branch counts as its costliest side, the body of a loop of unknown length as one pass.
     """
     closed: ClosedJaxpr = jax.make_jaxpr(function)(*arguments)
     needed, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))

@@ -83,8 +83,9 @@ def zeros_of_its_own(
 ) -> Shaped[Array, "..."]:
     """Zeros for a loop to fill, which XLA does not share between loops.
 
-    All zeros of one shape would be one array, kept from the first loop to the last and copied for
-    each. These are whether the first entry of `source` is above infinity, which XLA cannot know.
+    Problem: XLA makes all zeros of one shape one array, keeps it from the first loop to the last,
+    and copies it for each. Remedy: these are the answer to whether the first entry of `source` is
+    above infinity. It never is, but XLA has to look.
     """
     if not source.size:
         return jnp.zeros(shape, dtype)

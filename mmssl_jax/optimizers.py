@@ -36,10 +36,12 @@ def adam(lr: float, beta_1: float = 0.9, beta_2: float = 0.999) -> optax.Gradien
 
 
 def scale_by_moments(beta_1: float, beta_2: float) -> optax.GradientTransformation:
-    """optax's `scale_by_adam`, whose updates wait for the new moments of tall arrays.
+    """optax's `scale_by_adam`, with the moments of tall arrays renewed in blocks of rows.
 
-    XLA would compute these twice, once within the new parameters: that takes a copy of the old
-    ones, and keeps the gradients until the end of the step. What a loop has made it takes as made.
+    Problem: XLA computes the new moments twice, once more inside the new parameters, and for that
+    keeps a copy of the old ones, and the gradients, until the end of the step. Remedy: it does not
+    compute the result of a loop twice. Effect: a step over a million items asks for 15.4 GiB in
+    place of 18.2 (benchmarks.pieces).
     """
     adam = optax.scale_by_adam(beta_1, beta_2, _EPSILON)
 

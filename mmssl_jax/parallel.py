@@ -55,7 +55,7 @@ def spread(
     """
     function, options = in_float32(function), compiler_options(devices[0].platform)
     if transform == "pmap":
-        # pmap wants at least one mapped argument: the devices' numbers, which nobody reads.
+        # pmap needs at least one mapped argument. The devices' numbers are one, and are not used.
         numbers = share_out(jnp.arange(len(devices)), devices)
         mapped = jax.pmap(
             lambda _, *arguments: function(*arguments),

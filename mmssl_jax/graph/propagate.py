@@ -17,8 +17,11 @@ def propagate(
     """y_r = sum over edges (s, r) of w_sr x_s, for `n_receivers` receivers (static).
 
     The edges must be sorted by receiver; a receiver without edges gets zeros. No gradient flows to
-    the edges' weights. The edges are walked in pieces: the memory of a round is that of its nodes,
-    however many edges there are.
+    the edges' weights.
+
+    Problem: one message per edge, [E, C], is more than a CPU's cache holds, and for large graphs
+    more than its memory. Remedy: pieces of edges, forward and backward. Effect: a step over a
+    million items asks for 15.4 GiB in place of 19.2 (benchmarks.pieces).
     """
     weights = jax.lax.stop_gradient(graph.edges)
     return _propagate(n_receivers, weights, graph.senders, graph.receivers, senders_x)

@@ -25,7 +25,7 @@ def top_k_in_blocks(
 
     Args:
       k: at most I.
-      block_items: items scored at once; the memory is O(B block_items) whatever I is.
+      block_items: items scored at once; the memory is O(B block_items).
       adjust: changes a block's scores before they are ranked, to -inf for an item that must not be
         in the list. A list that is not filled ends in entries of score -inf.
     """

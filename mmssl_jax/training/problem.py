@@ -96,7 +96,7 @@ def new_state(problem: Problem) -> TrainState:
         run_key = jax.random.split(key, 3)[2]
         return TrainState(jnp.int32(0), run_key, problem.method.init(key, inputs))
 
-    # A copy onto the devices made later would be one too many.
+    # Made where it belongs: a copy made later would need room for both.
     return jax.jit(start, out_shardings=on_all(problem.devices))(problem.inputs)
 
 

@@ -1,4 +1,4 @@
-"""Dropout whose masks cost a quarter of the usual draws."""
+"""Dropout whose masks need a quarter of the usual random words."""
 
 import flax.linen as nn
 import jax
@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Key
 def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     """True with probability 1 - `rate`, to within 2^-17, independently at each place.
 
-    Both words of every threefry block are used, and 16 bits for each place, where
-    `jax.random.bernoulli` spends a whole block: on a CPU the masks of a critic are dear.
+    Problem: `jax.random.bernoulli` draws 32 bits, with work for 64, for each place, which takes long
+    on a CPU for the masks of a wide critic. Remedy: 16 bits are enough, so that each block of the
+    generator serves four places.
     """
     size = 1
     for length in shape:
