@@ -55,7 +55,7 @@ def compiler_options(platform: str) -> dict[str, str | bool]:
 
 
 @functools.cache
-def _is_known(name: str, value: str) -> bool:
+def _is_known(name: str, value: str | bool) -> bool:
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:

@@ -91,7 +91,7 @@ def config_parser(
     parser = kind(
         prog=prog,
         allow_abbrev=False,
-        description="Multi-modal recommendation: MMSSL and its peers. Later files and flags "
+        description="Multi-modal recommendation. Later files and flags "
         "override earlier ones; all override a preset. Without --method the method is "
         f"{DEFAULT}; another has other settings: --method NAME --help.",
     )

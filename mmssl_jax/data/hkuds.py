@@ -1,4 +1,4 @@
-"""The layout of the MMSSL release: {"user id": [item ids]} in train.json, val.json and test.json.
+"""The layout of the HKUDS group's releases: {"user id": [item ids]} in train.json, val.json and test.json.
 
 The release's pickled train_mat says the same as train.json and is never opened.
 """

@@ -135,7 +135,7 @@ def concentration_panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def weight_panels(run: Run) -> list[Panel]:
-    """Distributions of the attention's modality weights; none for a single modality."""
+    """Distributions of the modalities' weights; none for a single modality."""
     panels = []
     for side, by_modality in _analysis(run).weights.items():
         if len(by_modality) == 1:

@@ -147,7 +147,7 @@ def coverage_section(runs: Sequence[Run]) -> str:
 
 
 def weight_section(run: Run) -> str:
-    """Attention weights of the modalities."""
+    """Weights of the modalities."""
     pictures = panels.weight_panels(run)
     if not pictures:
         return html.paragraph("There is one modality, so its weight is 1 everywhere.")

@@ -2,7 +2,7 @@
 
 optim.lr: {low: 1e-5, high: 1e-3, log: true}
 model.gnn_layers: {low: 1, high: 3}
-critic.hidden: {choices: [[512, 256], [256, 128]]}
+sampling.by: {choices: [user, interaction]}
 """
 
 import math

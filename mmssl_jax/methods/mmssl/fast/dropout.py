@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Key
 def keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     """True with probability 1 - `rate`, to within 2^-17, independently at each place.
 
-    Problem: `jax.random.bernoulli` draws 32 bits, with work for 64, for each place, which takes long
-    on a CPU for the masks of a wide critic. Remedy: 16 bits are enough, so that each block of the
+    Problem: `jax.random.bernoulli` does the work of 64 bits for each place, which takes long on a
+    CPU for the masks of a wide critic. Remedy: 16 bits are enough, so that each block of the
     generator serves four places.
     """
     size = 1
