@@ -1,6 +1,6 @@
-"""The layout of the HKUDS group's releases: {"user id": [item ids]} in train.json, val.json and test.json.
+"""HKUDS's layout: {"user id": [item ids]} in train.json, val.json and test.json.
 
-The release's pickled train_mat says the same as train.json and is never opened.
+The pickled train_mat beside them says the same as train.json and is never opened.
 """
 
 import json
