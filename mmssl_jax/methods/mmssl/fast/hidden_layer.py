@@ -1,7 +1,8 @@
-"""What a hidden layer of the critic does behind its product, with gradients of its own.
+"""What a hidden layer of the critic does behind its product, with gradients written by hand.
 
-They pass over the layer's arrays as few times as the formulas allow. Automatic differentiation
-passes over them more often, for a gradient penalty above all, which a wide critic's step feels.
+Problem: automatic differentiation of a normalisation, twice for the gradient penalty, passes over
+the layer's arrays [B, H] many times. Remedy: first and second gradients by their formulas, which
+pass over them as few times as possible. Effect: benchmarks/README.md.
 """
 
 import functools
@@ -50,12 +51,13 @@ def activate(
 ) -> Float[Array, "B C"]:
     """y = drop(scale z + shift), z = (h - mean) / sqrt(var + 1e-5) of h = leaky_relu(x).
 
-    The gradient in x may be differentiated once more, as a gradient penalty needs. Those in scale
-    and shift, and second gradients, may not: what depends on x through the mean and the variance
-    is lost there without a word. All arrays are of one float type.
+    The gradient in x may be differentiated once more, as a gradient penalty needs. All arrays are of
+    one float type.
 
     Args:
       keep: what dropout leaves, divided by 1 - rate; None leaves all as it is.
+    Raises NotImplementedError where the gradients in scale or shift are differentiated, or a
+    gradient a third time: there what depends on x through the mean and the variance would be lost.
     """
     return _activate(settings, x, scale, shift, keep)[0]
 
@@ -93,7 +95,7 @@ def _activate_backward(settings: Activation, residuals: tuple, cotangents: tuple
     of_y = drop(of_output, keep, settings.rate)
     of_scale = jnp.sum(of_y * _standardize(settings, x, statistics), axis=0)
     of_x = _pull_back(settings, x, statistics, scale, keep, of_output)
-    return of_x, of_scale, jnp.sum(of_y, axis=0), None
+    return of_x, _final(of_scale), _final(jnp.sum(of_y, axis=0)), None
 
 
 _activate.defvjp(_activate_forward, _activate_backward)
@@ -147,15 +149,35 @@ def _pull_back_backward(
     both = 3 * u_across * across - _scaled_mean(settings, u * of_y, scale) + u_along * along
     of_h = r**2 * (z * both - across * (u - u_along) - u_across * (g - along))
     return (
-        _through_relu(settings, x, of_h),
+        _final(_through_relu(settings, x, of_h)),
         jax.tree.map(jnp.zeros_like, statistics),  # in the gradient of x already
-        jnp.sum(of_y * of_g, axis=0),
+        _final(jnp.sum(of_y * of_g, axis=0)),
         None,
-        drop(scale[None, :] * of_g, keep, settings.rate),
+        _final(drop(scale[None, :] * of_g, keep, settings.rate)),
     )
 
 
 _pull_back.defvjp(_pull_back_forward, _pull_back_backward)
+
+
+@jax.custom_vjp
+def _final(gradient: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A gradient whose own gradient would not be whole."""
+    return gradient
+
+
+def _final_forward(gradient: Float[Array, "..."]) -> tuple[Float[Array, "..."], None]:
+    return gradient, None
+
+
+def _final_backward(_: None, cotangent: Float[Array, "..."]) -> tuple[Float[Array, "..."]]:
+    raise NotImplementedError(
+        "a derivative of `activate` that is not implemented: its gradient in x can be "
+        "differentiated once, the gradients in scale and shift, and second gradients, cannot"
+    )
+
+
+_final.defvjp(_final_forward, _final_backward)
 
 
 def _standardize(
