@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from benchmarks.measure import show
 from benchmarks.propagate import EDGE, FLOAT, propagation_bytes
 from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
-from mmssl_jax.methods.mmssl.fast.kernel_products import QUARTERED_FROM
 from mmssl_jax.methods.mmssl.fast.row_blocks import ROWS_AT_ONCE
 from mmssl_jax.methods.mmssl.game.critic import hidden_widths
 from mmssl_jax.methods.mmssl.game.real_rows import soft_form
@@ -99,19 +98,12 @@ def step_matmul_flops(config: MMSSLConfig, s: Shape) -> dict[str, int]:
         "generated_rows": s.M * (4 * grams + 4 * factors + 2 * batch * s.D * s.H1),
         "real_rows": real_rows,
         "gradient_penalty": 6 * layer
-        + symmetric_flops(s.I, s.H1)
-        + symmetric_flops(s.M * batch, s.H1)
-        + 2 * (s.I + s.M * batch) * s.H1**2,
+        + 2 * s.I * s.H1**2  # W^T W
+        + 2 * s.M * batch * s.H1**2  # its gradient from the norms
+        + 2 * s.I * s.H1**2  # W's gradient
+        + 4 * s.M * batch * s.H1**2,  # delta W^T W, and its gradient
         "critic_layers": 8 * layer,
     }
-
-
-def symmetric_flops(n_rows: int, width: int) -> int:
-    """FLOPs of `kernel_products.symmetric_product` of rows [n_rows, width]."""
-    if width < QUARTERED_FROM:
-        return 2 * n_rows * width**2
-    corner = width - width // 2
-    return 2 * n_rows * (width // 2 * width + corner**2)
 
 
 def rebuild_matmul_flops(s: Shape) -> int:

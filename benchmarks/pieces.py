@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from unittest.mock import patch
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +34,8 @@ from mmssl_jax.method import Inputs, Method, Metrics
 from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.mmssl import fusion, losses
 from mmssl_jax.methods.mmssl.fast import dropout, edge_chunks, kernel_products
-from mmssl_jax.methods.mmssl.game import adversarial, critic, factored_rows, unit_rows
-from mmssl_jax.parallel import in_float32, pmean
+from mmssl_jax.methods.mmssl.game import factored_rows, unit_rows
+from mmssl_jax.parallel import in_float32
 from mmssl_jax.precision import Precision, matmul
 from mmssl_jax.training.problem import TrainState, train_steps
 
@@ -50,24 +49,6 @@ class Piece(NamedTuple):
     name: str
     files: tuple[str, ...]
     patches: Patches
-
-
-def stock_activate(
-    settings: critic.Activation,
-    x: Float[Array, "B C"],
-    scale: Float[Array, " C"],
-    shift: Float[Array, " C"],
-    keep: Bool[Array, "B C"] | None,
-) -> Float[Array, "B C"]:
-    """The same by automatic differentiation."""
-    h = nn.leaky_relu(x, settings.slope)
-    if settings.norm == "layer":
-        mean, variance = (f(h, axis=1, keepdims=True) for f in (jnp.mean, jnp.var))
-    else:
-        mean = pmean(jnp.mean(h, axis=0, keepdims=True), settings.axis)
-        variance = pmean(jnp.mean((h - mean) ** 2, axis=0, keepdims=True), settings.axis)
-    y = (h - mean) * jax.lax.rsqrt(variance + 1e-5) * scale[None, :] + shift[None, :]
-    return dropout.drop(y, keep, settings.rate)
 
 
 def stock_kernel_products(
@@ -101,20 +82,6 @@ def stock_edge_scores(
     return jnp.where(edges.mask, scores, 0.0)
 
 
-def stock_squared_norms(
-    delta: Float[Array, "B H"], gram: Float[Array, "H H"], precision: Precision = "float32"
-) -> Float[Array, " B"]:
-    """Differentiated automatically."""
-    return jnp.sum(matmul(delta, gram, precision) * delta, axis=1)
-
-
-def stock_symmetric_product(
-    left: Float[Array, "N H"], right: Float[Array, "N H"], precision: Precision = "float32"
-) -> Float[Array, "H H"]:
-    """The whole product."""
-    return matmul(left.T, right, precision)
-
-
 def stock_keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     """JAX's own draws."""
     return jax.random.bernoulli(key, 1 - rate, shape)
@@ -139,11 +106,6 @@ def stock_map(function: Callable, params: object, rows: object) -> object:
 
 
 PIECES = (
-    Piece(
-        "hidden layer's gradients",
-        ("methods/mmssl/fast/hidden_layer.py",),
-        [(critic, "activate", stock_activate)],
-    ),
     Piece(
         "kernel products",
         ("methods/mmssl/fast/kernel_products.py",),
@@ -177,19 +139,6 @@ PIECES = (
         "propagation in pieces",
         ("graph/propagate.py", "blocks.py"),
         [(propagation, "_sum_messages", stock_sum_messages)],
-    ),
-    Piece(
-        "quarters of symmetric products",
-        ("methods/mmssl/fast/kernel_products.py",),
-        [
-            (kernel_products, "symmetric_product", stock_symmetric_product),
-            (adversarial, "symmetric_product", stock_symmetric_product),
-        ],
-    ),
-    Piece(
-        "squared norms' gradient",
-        ("methods/mmssl/game/adversarial.py",),
-        [(adversarial, "squared_norms", stock_squared_norms)],
     ),
 )
 OPTIONS = "CPU compiler options"

@@ -15,7 +15,6 @@ from mmssl_jax.config import ConfigError, override
 from mmssl_jax.methods.lightgcn import LightGCNConfig
 from mmssl_jax.methods.mmssl import method as mmssl
 from mmssl_jax.methods.mmssl.draws import draw
-from mmssl_jax.methods.mmssl.fast import kernel_products
 from mmssl_jax.parallel import AXIS, local_devices, spread
 from tests import problems
 from tests.problems import assert_close, step_problem
@@ -256,13 +255,6 @@ def test_the_formulas_are_the_steps_matrix_products(preset, changes):
     config = problems.step_config(preset, **changes)
     counted, shape = step_flops(config)
     assert sum(costs.step_matmul_flops(config, shape).values()) == pytest.approx(counted, rel=0.1)
-
-
-@pytest.mark.parametrize("width", [511, 512, 513])
-def test_flops_of_symmetric_products(width):
-    rows = jnp.zeros((3, width))
-    counted = measure.matmul_flops(kernel_products.symmetric_product, rows, rows)
-    assert costs.symmetric_flops(3, width) == counted
 
 
 # Bytes --------------------------------------------------------------------------------------------

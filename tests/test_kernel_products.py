@@ -5,7 +5,7 @@ import pytest
 
 from mmssl_jax.methods.mmssl.fast import edge_chunks
 from mmssl_jax.methods.mmssl.fast import kernel_products as module
-from mmssl_jax.methods.mmssl.fast.kernel_products import kernel_products, symmetric_product
+from mmssl_jax.methods.mmssl.fast.kernel_products import kernel_products
 from mmssl_jax.precision import rounded
 from tests.problems import (
     N_ITEMS,
@@ -99,16 +99,6 @@ def test_a_gram_matrix_that_nobody_asks_for_is_none():
 
     assert products.gram is None
     np.testing.assert_array_equal(products.factors, np.full((2, 3), N_ITEMS))
-
-
-@pytest.mark.parametrize("width", [4, 511, 512, 513])
-def test_symmetric_products_of_any_width(width):
-    rows = np.random.default_rng(0).normal(size=(7, width)).astype(np.float32)
-    weights = np.arange(7, dtype=np.float32)[:, None]
-
-    product = symmetric_product(jnp.asarray(rows), jnp.asarray(weights * rows))
-
-    assert_close(product, rows.T.astype(float) @ (weights * rows), 1e-6)
 
 
 def test_products_are_of_operands_at_the_precision_asked_for():

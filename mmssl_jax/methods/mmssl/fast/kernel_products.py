@@ -20,8 +20,6 @@ from mmssl_jax.precision import Precision, matmul
 
 # Items handled at once: most catalogues are one block; work arrays of larger ones stay small.
 ITEMS_AT_ONCE = 2**14
-# Columns from which three quarters of a symmetric product cost less than the whole one.
-QUARTERED_FROM = 512
 
 
 class KernelProducts(NamedTuple):
@@ -64,22 +62,6 @@ def kernel_products(
     return KernelProducts(*_products(static, kernel, tuple(items), tuple(weights), edges))
 
 
-def symmetric_product(
-    left: Float[Array, "N H"], right: Float[Array, "N H"], precision: Precision = "float32"
-) -> Float[Array, "H H"]:
-    """L^T R where it is known to be symmetric: a quarter of it is not multiplied but copied.
-
-    In quarters once, as products of fewer columns still are slower than they save.
-    """
-    width = left.shape[1]
-    if width < QUARTERED_FROM:
-        return matmul(left.T, right, precision)
-    half = width // 2
-    above = matmul(left[:, :half].T, right, precision)
-    corner = matmul(left[:, half:].T, right[:, half:], precision)
-    return jnp.concatenate([above, jnp.concatenate([above[:, half:].T, corner], axis=1)])
-
-
 class Static(NamedTuple):
     """What is no array."""
 
@@ -118,7 +100,7 @@ def _forward(
         if items:
             of_factors = of_factors + matmul(_side_by_side(items, block).T, cut, precision)
         if with_gram:
-            gram = gram + symmetric_product(cut, cut, precision)
+            gram = gram + matmul(cut.T, cut, precision)
         return of_factors, gram
 
     zeros = (

@@ -1,14 +1,11 @@
 """The adversarial game: what the critic scores, and both players' losses (WGAN-GP)."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from mmssl_jax.method import Metrics
 from mmssl_jax.methods.mmssl.draws import Share
-from mmssl_jax.methods.mmssl.fast.kernel_products import symmetric_product
 from mmssl_jax.methods.mmssl.game.critic import Critic
 from mmssl_jax.methods.mmssl.game.factored_rows import (
     FactoredRows,
@@ -54,36 +51,14 @@ def score_rows(
     return scores
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def squared_norms(
     delta: Float[Array, "B H"], gram: Float[Array, "H H"], precision: Precision = "float32"
 ) -> Float[Array, " B"]:
     """|delta_b W^T|^2 = delta_b (W^T W) delta_b^T of each row b, without the rows [B, I].
 
-    Args:
-      gram: W^T W of the kernel W.
-    The gradients, 2 g delta (W^T W) and delta^T diag(g) delta for cotangents g, reuse the product
-    of the value and take one more, not all of it, as it is symmetric.
+    gram: W^T W of the kernel W.
     """
-    return _squared_norms_forward(delta, gram, precision)[0]
-
-
-def _squared_norms_forward(
-    delta: Float[Array, "B H"], gram: Float[Array, "H H"], precision: Precision
-) -> tuple[Float[Array, " B"], tuple[Array, Array]]:
-    product = matmul(delta, gram, precision)
-    return jnp.sum(product * delta, axis=1), (delta, product)
-
-
-def _squared_norms_backward(
-    precision: Precision, residuals: tuple[Array, Array], cotangent: Float[Array, " B"]
-) -> tuple[Float[Array, "B H"], Float[Array, "H H"]]:
-    delta, product = residuals
-    weighted = cotangent[:, None] * delta
-    return 2 * cotangent[:, None] * product, symmetric_product(delta, weighted, precision)
-
-
-squared_norms.defvjp(_squared_norms_forward, _squared_norms_backward)
+    return jnp.sum(matmul(delta, gram, precision) * delta, axis=1)
 
 
 def gradient_penalty(

@@ -1,12 +1,15 @@
 """The critic. Its first layer is linear, so callers hand it `rows @ first_kernel`, never rows."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mmssl_jax.methods.mmssl.config import CriticConfig
-from mmssl_jax.methods.mmssl.fast.dropout import KeepMask
-from mmssl_jax.methods.mmssl.fast.hidden_layer import Activation, activate
+from mmssl_jax.methods.mmssl.fast.dropout import KeepMask, drop
+from mmssl_jax.parallel import pmean
 from mmssl_jax.precision import Precision, dot_general
 
 # U(-1/sqrt(n), 1/sqrt(n)) for n inputs.
@@ -20,18 +23,28 @@ def hidden_widths(config: CriticConfig, n_items: int) -> tuple[int, ...]:
     )
 
 
-class Activate(nn.Module):
-    """`activate` with its scale and shift as parameters."""
+class Standardize(nn.Module):
+    """z = (x - mean) / sqrt(var + 1e-5), then scale z + bias.
 
-    settings: Activation
+    Mean and variance are of each row (layer), or of each unit over the batch of all devices (batch).
+    Flax's own BatchNorm would keep running means as well, which nothing reads.
+    """
+
+    kind: Literal["layer", "batch"]
+    axis: str | None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B C"], keep: Bool[Array, "B C"] | None
-    ) -> Float[Array, "B C"]:
+    def __call__(self, x: Float[Array, "B C"]) -> Float[Array, "B C"]:
+        def mean(values: Float[Array, "B C"]) -> Float[Array, "..."]:
+            if self.kind == "layer":
+                return jnp.mean(values, axis=1, keepdims=True)
+            return pmean(jnp.mean(values, axis=0, keepdims=True), self.axis)
+
+        centred = x - mean(x)
+        z = centred * jax.lax.rsqrt(mean(centred**2) + 1e-5)
         scale = self.param("scale", nn.initializers.ones, (x.shape[1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[1],))
-        return activate(self.settings, x, scale, bias, keep)
+        return z * scale[None, :] + bias[None, :]
 
 
 class Critic(nn.Module):
@@ -60,10 +73,11 @@ class Critic(nn.Module):
                     name=f"dense_{index}",
                 )
                 hidden = dense(hidden)
+            norm = Standardize(self.config.norm, self.axis, name=f"norm_{index}")
+            hidden = norm(nn.leaky_relu(hidden, self.config.slope))
             rate = float(self.config.dropout[index])
             keep = KeepMask(rate, name=f"Dropout_{index}")(hidden.shape, deterministic)
-            settings = Activation(self.config.slope, self.config.norm, self.axis, rate)
-            hidden = Activate(settings, name=f"norm_{index}")(hidden, keep)
+            hidden = drop(hidden, keep, rate)
         output = nn.Dense(1, kernel_init=_fan_in_uniform, name="score")(hidden)[:, 0]
         bound = self.config.score_bound
         return bound * jax.nn.sigmoid(output) if bound else output
