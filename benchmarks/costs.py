@@ -101,7 +101,7 @@ def step_matmul_flops(config: MMSSLConfig, s: Shape) -> dict[str, int]:
         + 2 * s.I * s.H1**2  # W^T W
         + 2 * s.M * batch * s.H1**2  # its gradient from the norms
         + 2 * s.I * s.H1**2  # W's gradient
-        + 4 * s.M * batch * s.H1**2,  # delta W^T W, and its gradient
+        + 2 * s.M * batch * s.H1**2,  # delta W^T W
         "critic_layers": 8 * layer,
     }
 

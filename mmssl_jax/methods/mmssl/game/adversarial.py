@@ -56,9 +56,14 @@ def squared_norms(
 ) -> Float[Array, " B"]:
     """|delta_b W^T|^2 = delta_b (W^T W) delta_b^T of each row b, without the rows [B, I].
 
-    gram: W^T W of the kernel W.
+    gram: W^T W of the kernel W. Differentiable once.
     """
-    return jnp.sum(matmul(delta, gram, precision) * delta, axis=1)
+    still = jax.lax.stop_gradient
+    product = matmul(still(delta), gram, precision)
+    # As the gram matrix is symmetric, the gradient in delta is 2 delta (W^T W). The second term, of
+    # value 0, has that gradient and takes the product as it is, in place of another of its size.
+    correction = 2 * still(product) * (delta - still(delta))
+    return jnp.sum(product * still(delta) + correction, axis=1)
 
 
 def gradient_penalty(

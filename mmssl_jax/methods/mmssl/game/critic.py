@@ -26,7 +26,8 @@ def hidden_widths(config: CriticConfig, n_items: int) -> tuple[int, ...]:
 class Standardize(nn.Module):
     """z = (x - mean) / sqrt(var + 1e-5), then scale z + bias.
 
-    Mean and variance are of each row (layer), or of each unit over the batch of all devices (batch).
+    Mean and variance are of each row (layer), or of each unit over the batch of all devices
+    (batch).
     Flax's own BatchNorm would keep running means as well, which nothing reads.
     """
 
