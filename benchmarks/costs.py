@@ -98,10 +98,8 @@ def step_matmul_flops(config: MMSSLConfig, s: Shape) -> dict[str, int]:
         "generated_rows": s.M * (4 * grams + 4 * factors + 2 * batch * s.D * s.H1),
         "real_rows": real_rows,
         "gradient_penalty": 6 * layer
-        + 2 * s.I * s.H1**2  # W^T W
-        + 2 * s.M * batch * s.H1**2  # its gradient from the norms
-        + 2 * s.I * s.H1**2  # W's gradient
-        + 2 * s.M * batch * s.H1**2,  # delta W^T W
+        + 4 * s.I * s.H1**2  # W^T W, and the kernel's gradient from it
+        + 4 * s.M * batch * s.H1**2,  # delta W^T W, and the gram matrix's gradient from it
         "critic_layers": 8 * layer,
     }
 
@@ -109,11 +107,6 @@ def step_matmul_flops(config: MMSSLConfig, s: Shape) -> dict[str, int]:
 def rebuild_matmul_flops(s: Shape) -> int:
     """FLOPs of the scores of all users and items in a rebuild, which the top-k selects from."""
     return 2 * s.M * s.U * s.I * s.D
-
-
-def evaluation_matmul_flops(n_users: int, s: Shape) -> int:
-    """FLOPs of the scores of `n_users` evaluated users."""
-    return 2 * n_users * s.I * s.D // s.N
 
 
 def step_propagation_bytes(s: Shape) -> dict[str, int]:

@@ -11,6 +11,7 @@ import functools
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+import mmssl_jax
 from benchmarks.catalogue import catalogue
 from benchmarks.measure import Result, benchmark_parser, run_benchmark, timed_ms
 from mmssl_jax import optimizers
@@ -141,6 +143,7 @@ PIECES = (
         [(propagation, "_sum_messages", stock_sum_messages)],
     ),
 )
+PACKAGE = Path(mmssl_jax.__file__).parent
 OPTIONS = "CPU compiler options"
 
 
@@ -243,6 +246,7 @@ def measure_pieces(
         stock = compiled_step(method, state, inputs, steps, piece)
         ms, stock_ms = (t / steps for t in step_times(method, inputs, [whole, stock], repeats))
         figures = {
+            "lines": sum(len((PACKAGE / f).read_text().splitlines()) for f in piece.files),
             "step_ms": ms,
             "stock_ms": stock_ms,
             "time_saved": 1 - ms / stock_ms,

@@ -84,8 +84,8 @@ def zeros_of_its_own(
     """Zeros for a loop to fill, which XLA does not share between loops.
 
     Problem: XLA makes all zeros of one shape one array, keeps it from the first loop to the last,
-    and copies it for each. Remedy: these are the answer to whether the first entry of `source` is
-    above infinity. It never is, but XLA has to look.
+    and copies it for each. Remedy: these are a comparison that is always false, but that XLA does
+    not compute when it compiles, so that each loop has an array of its own.
     """
     if not source.size:
         return jnp.zeros(shape, dtype)

@@ -66,8 +66,8 @@ def _is_known(name: str, value: str | bool) -> bool:
 def compile_ahead(function: Callable[..., R], options: dict[str, str | bool]) -> Callable[..., R]:
     """A function that JAX can lower, compiled with these options, once for each kind of arguments.
 
-    For transforms that take no options, or none where they are traced: then it is the function as
-    it is. Arguments must lie on the devices as the first ones of their kind did.
+    pmap takes no compiler options, so its program is lowered and compiled here. Where it is itself
+    traced, the function is called as it is. Arguments must lie on the devices as the first ones of their kind did.
     """
     if not options:
         return function

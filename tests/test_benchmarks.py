@@ -328,8 +328,8 @@ def test_what_batch_norm_communicates():
         for norm in ("layer", "batch")
     }
     _, shape = step_flops(problems.step_config())
-    # docs/scaling.md: two passes of four calls, and the gradient of the penalty.
-    expected = (2 * 4 * 8 + 20) * (shape.H1 + shape.H2)
+    # docs/scaling.md: four calls, their gradients, and that of the penalty.
+    expected = 80 * (shape.H1 + shape.H2)
     assert by_norm["batch"]["psum"] - by_norm["layer"]["psum"] == expected
 
 

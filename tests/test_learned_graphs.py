@@ -4,8 +4,8 @@ import pytest
 
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.methods.mmssl.learned_graphs import (
-    Blocks,
     EdgeList,
+    RebuildBlocks,
     append_edges,
     edges_per_user,
     empty_edges,
@@ -82,7 +82,7 @@ def test_learned_edges_of_all_are_every_users_own_top_k(block, masked):
         jnp.asarray(items),
         rows_of(matrix) if masked else None,
         3,
-        Blocks(users=block, items=9, edges=int(heavy_first[:block].sum())),
+        RebuildBlocks(users=block, items=9, edges=int(heavy_first[:block].sum())),
     )
 
     assert np.all(edges.mask)
@@ -97,7 +97,9 @@ def test_a_user_with_a_zero_vector_gets_no_edge():
     users, items = vectors()
     users[4] = 0
 
-    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 2, Blocks(4, 100, 0))
+    edges = learned_edges_of_all(
+        jnp.asarray(users), jnp.asarray(items), None, 2, RebuildBlocks(4, 100, 0)
+    )
 
     np.testing.assert_array_equal(np.unique(edges.users[~edges.mask]), [4])
     assert int(edges.mask.sum()) == 2 * (N_USERS - 1)
@@ -105,7 +107,9 @@ def test_a_user_with_a_zero_vector_gets_no_edge():
 
 def test_no_learned_edges_for_k_zero():
     users, items = vectors()
-    edges = learned_edges_of_all(jnp.asarray(users), jnp.asarray(items), None, 0, Blocks(4, 100, 0))
+    edges = learned_edges_of_all(
+        jnp.asarray(users), jnp.asarray(items), None, 0, RebuildBlocks(4, 100, 0)
+    )
     assert edges.users.shape == edges.items.shape == edges.mask.shape == (0,)
 
 

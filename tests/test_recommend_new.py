@@ -16,7 +16,7 @@ from mmssl_jax.methods.mmssl.inductive import (
 from mmssl_jax.methods.mmssl.model import Embeddings
 from mmssl_jax.methods.mmssl.renewal import rebuild_for_all
 from mmssl_jax.methods.mmssl.state import State, forward
-from mmssl_jax.recommend.rank import Blocks, pad_pairs
+from mmssl_jax.recommend.rank import QueryBlocks, pad_pairs
 from mmssl_jax.training.problem import Problem, load_problem, new_state
 from tests.problems import partial_dataset, tiny_config, tiny_dataset
 
@@ -71,7 +71,7 @@ def test_a_training_user_by_their_items_lacks_their_own_embedding_alone(made):
     config, train = made.problem.config, made.problem.dataset.train
     users = np.unique(train[:, 0])
     lists = [train[train[:, 0] == user, 1] for user in users]
-    rows = pad_pairs(lists, Blocks(len(users) + 3, least_pairs=8))
+    rows = pad_pairs(lists, QueryBlocks(len(users) + 3, least_pairs=8))
     vectors = user_vectors(config, made.known, rows)
     own = made.state.generator["user_embedding"][users] / (config.model.gnn_layers + 1)
     expected = made.embeddings.user[users] - own
@@ -84,7 +84,7 @@ def test_a_training_user_by_their_items_has_their_own_features(made):
     problem, train = made.problem, made.problem.dataset.train
     users = np.unique(train[:, 0])
     lists = [train[train[:, 0] == user, 1] for user in users]
-    rows = pad_pairs(lists, Blocks(len(users), least_pairs=8))
+    rows = pad_pairs(lists, QueryBlocks(len(users), least_pairs=8))
     features = user_features(problem.config, made.known, rows)
     for m, of_users in made.embeddings.feature_user.items():
         np.testing.assert_allclose(features[m], of_users[users], rtol=1e-5, atol=1e-6)

@@ -32,6 +32,8 @@ def evaluate_cold_items(problem: Problem, recommender: Recommender) -> tuple[Tab
             "this run has no cold items: train one with --data.cold_items 0.1, which holds out all "
             "interactions of a tenth of the items"
         )
+    if problem.method.INDUCTIVE is None:
+        raise DatasetError(f"{title} makes no vectors of items known by features")
     cold = _with_features(dataset, problem.cold)
     seed = problem.config.data.seed
     users = recommender.user_vectors

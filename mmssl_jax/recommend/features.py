@@ -71,5 +71,6 @@ def features_of(dataset: Dataset, items: np.ndarray) -> dict[str, np.ndarray]:
 
 def has_any(dataset: Dataset) -> np.ndarray:
     """bool [I]: which items have a modality at all."""
-    everyone = np.ones(dataset.n_items, bool)
-    return np.any([dataset.presence.get(m, everyone) for m in dataset.modalities], axis=0)
+    everyone, nobody = np.ones(dataset.n_items, bool), np.zeros(dataset.n_items, bool)
+    having = [dataset.presence.get(m, everyone) for m in dataset.modalities]
+    return np.any([nobody, *having], axis=0)

@@ -17,8 +17,8 @@ from mmssl_jax.parallel import in_float32
 from mmssl_jax.precision import Precision
 from mmssl_jax.ranking.lists import weighted_scores
 
-# A left-out entry's score is about -_FAR, and no other is below -_FAR / 2. Infinity would do as
-# well, but for accelerators that make a product of float32 numbers from several smaller ones.
+# A left-out entry's score is about -_FAR, and no other is below -_FAR / 2. Minus infinity would
+# become NaN on accelerators that make a product of float32 numbers from several of fewer bits.
 _FAR = 1e30
 
 Lists = tuple[Float[np.ndarray, "n K"], Int[np.ndarray, "n K"]]
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
     entries: Int[np.ndarray, " E"]
 
 
-class Blocks(NamedTuple):
+class QueryBlocks(NamedTuple):
     """How queries are ranked.
 
     size: queries at once; a block takes 4 * size * entries bytes. least_pairs: room for the seen
@@ -49,7 +49,7 @@ def select(pairs: Pairs, queries: Int[np.ndarray, " n"]) -> list[np.ndarray]:
     return [pairs.entries[pairs.start[q] : pairs.start[q + 1]] for q in queries.tolist()]
 
 
-def pad_pairs(lists: list[np.ndarray], blocks: Blocks) -> BatchEdges:
+def pad_pairs(lists: list[np.ndarray], blocks: QueryBlocks) -> BatchEdges:
     """The pairs of one block, sorted by row, in `least_pairs` places or a higher power of two."""
     counts = np.zeros(blocks.size, np.int32)
     counts[: len(lists)] = [len(entries) for entries in lists]
@@ -102,7 +102,7 @@ def rank_vectors(
     left_out: Bool[np.ndarray, " N"],
     seen: list[np.ndarray],
     k: int,
-    blocks: Blocks,
+    blocks: QueryBlocks,
 ) -> Lists:
     """Scores and entries of each query's k best of the catalogue by inner product, best first.
 
@@ -140,7 +140,7 @@ def rank_by_weights(
     left_out: Bool[np.ndarray, " N"],
     seen: list[np.ndarray],
     k: int,
-    blocks: Blocks,
+    blocks: QueryBlocks,
 ) -> Lists:
     """The same by item weights, for queries that are known by the items they have."""
     mask = jnp.asarray(left_out)

@@ -21,9 +21,9 @@ from mmssl_jax.recommend.contents import Contents, contents_of, read_contents, w
 from mmssl_jax.recommend.features import Features, checked_features
 from mmssl_jax.recommend.ids import Ids, index_of_ids, positions, raw_ids
 from mmssl_jax.recommend.rank import (
-    Blocks,
     Lists,
     Pairs,
+    QueryBlocks,
     pad_pairs,
     rank_by_weights,
     rank_vectors,
@@ -61,6 +61,7 @@ class Recommender:
     def __init__(self, contents: Contents, block: int = 256) -> None:
         self.contents = contents
         self.config, self.scorer = contents.config, jax.tree.map(jnp.asarray, contents.scorer)
+        self._known = jax.tree.map(jnp.asarray, contents.knowledge)  # on the device, once
         self.user_ids, self.item_ids = contents.user_ids, contents.item_ids
         self._user_index = index_of_ids(contents.user_ids)
         is_vectors, n_items = isinstance(self.scorer, Vectors), len(contents.item_ids)
@@ -75,7 +76,7 @@ class Recommender:
         degree = np.diff(self._seen["all"].start)
         at_once = min(block, int(np.count_nonzero(degree)))
         least_pairs = most_batch_edges(degree, at_once, 1, False)
-        self._blocks = Blocks(block, least_pairs, contents.config.precision)
+        self._blocks = QueryBlocks(block, least_pairs, contents.config.precision)
         inductive = METHODS[contents.config.method].INDUCTIVE
         if inductive is not None:
             config = contents.config
@@ -277,9 +278,9 @@ class Recommender:
 
     def _knowledge(self, whose: str) -> Knowledge:
         self._vectors()
-        if self.contents.knowledge is None:
+        if self._known is None:
             raise DatasetError(f"{self._title()} makes no vectors of {whose}")
-        return self.contents.knowledge
+        return self._known
 
     def _seen_by(self, rows: np.ndarray, filter: Filter) -> list[np.ndarray]:
         _check_filter(filter)

@@ -16,7 +16,6 @@ from mmssl_jax.method import Curves, Inspectable, Scorer, Views
 from mmssl_jax.methods import METHODS
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.ranking.baselines import popularity_vectors, random_vectors
-from mmssl_jax.ranking.evaluate import HeldOut
 from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
@@ -41,7 +40,13 @@ from mmssl_jax.report.lists import rank_lists
 from mmssl_jax.report.samples import Sample, sample_recommendations, sample_rows
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.epochs import RunError
-from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
+from mmssl_jax.training.problem import (
+    Problem,
+    Split,
+    TrainState,
+    compile_embedding,
+    held_out_pairs,
+)
 from mmssl_jax.training.restore import restore_run
 
 MOST_MAPPED = 3000  # items of a map; more would only overlap
@@ -133,7 +138,7 @@ def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Ru
         environment=json.loads(environment.read_text()) if environment.is_file() else {},
         records=read_records(log) if log.is_file() else [],
         finished=(path / "result.json").is_file(),
-        curves=getattr(method, "CURVES", ()),
+        curves=method.CURVES if isinstance(method, Inspectable) else (),
         analysis=analysis,
         why_not=why_not,
     )
@@ -153,10 +158,9 @@ def views_of(problem: Problem, state: TrainState) -> Views:
 def analyse(problem: Problem, state: TrainState) -> Analysis:
     """Ranks the test split, or validation without one, and describes lists and state."""
     dataset, config = problem.dataset, problem.config
-    split = "test" if len(dataset.test) else "validation"
-    held_out = dataset.splits[split]
-    masks_validation = split == "test" and config.eval.mask == "train_validation"
-    also_seen = dataset.validation if masks_validation else None
+    split: Split = "test" if len(dataset.test) else "validation"
+    pairs = held_out_pairs(problem, split)
+    held_out = pairs.held_out
     ks, k = sorted(set(config.eval.ks)), int(config.train.monitor.split("@")[1])
     length = min(max(*ks, SAMPLE_LENGTH), dataset.n_items)
 
@@ -166,7 +170,6 @@ def analyse(problem: Problem, state: TrainState) -> Analysis:
         POPULARITY: popularity_vectors(dataset.train, *size),
         RANDOM: random_vectors(config.train.seed, *size),
     }
-    pairs = HeldOut(*size, dataset.train, held_out, also_seen)
     lists = {
         name: rank_lists(scorer, pairs, length, Scoring.of(config))
         for name, scorer in rankings.items()

@@ -107,7 +107,7 @@ def train_epochs(
         total=config.train.max_steps or None,
         initial=progress.steps,
         unit="step",
-        disable=outlets.quiet or None,  # None: not where nobody watches
+        disable=outlets.quiet or None,  # None: no bar unless a terminal shows it
         dynamic_ncols=True,
     )
     steps, waiting, read_at = progress.steps, None, time.perf_counter()

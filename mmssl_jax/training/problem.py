@@ -190,7 +190,13 @@ def compile_embedding(problem: Problem) -> Callable[[TrainState], Scorer]:
 
 
 def split_evaluator(problem: Problem, split: Split) -> Evaluator:
-    """The evaluator of a split; validation items are masked at test time if so configured.
+    """The evaluator of a split. Raises DatasetError for one without interactions."""
+    config, pairs = problem.config, held_out_pairs(problem, split)
+    return make_evaluator(pairs, Scoring.of(config), problem.devices, config.parallel.transform)
+
+
+def held_out_pairs(problem: Problem, split: Split) -> HeldOut:
+    """What ranking a split takes; validation items are masked at test time if so configured.
 
     Raises DatasetError for a split without interactions.
     """
@@ -203,6 +209,4 @@ def split_evaluator(problem: Problem, split: Split) -> Evaluator:
         )
     masks_validation = split == "test" and problem.config.eval.mask == "train_validation"
     also_seen = dataset.validation if masks_validation else None
-    pairs = HeldOut(dataset.n_users, dataset.n_items, dataset.train, held_out, also_seen)
-    config = problem.config
-    return make_evaluator(pairs, Scoring.of(config), problem.devices, config.parallel.transform)
+    return HeldOut(dataset.n_users, dataset.n_items, dataset.train, held_out, also_seen)

@@ -53,7 +53,7 @@ def top_k_items(
     return top_k_in_blocks(users, items, k, block_items, zero_observed, precision)[1]
 
 
-class Blocks(NamedTuple):
+class RebuildBlocks(NamedTuple):
     """How much of a rebuild is done at once: users, items, and a bound of the interactions of a
     block of users."""
 
@@ -67,7 +67,7 @@ def learned_edges_of_all(
     items: Float[Array, "I D"],
     observed: InteractionRows | None,
     k: int,
-    blocks: Blocks,
+    blocks: RebuildBlocks,
     precision: Precision = "float32",
 ) -> EdgeList:
     """Top-k edges of every user, in blocks of users and items: no users x items array exists.

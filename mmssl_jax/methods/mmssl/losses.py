@@ -21,7 +21,7 @@ def feature_l2(
 ) -> Float[Array, ""]:
     """Sum of |f|^2 / 2 over all nodes and modalities, per item."""
     n_items = next(iter(feature_item.values())).shape[0]
-    # Row by row: the squares of all entries would be kept from where their norms are taken to here.
+    # Row by row: otherwise the squares of all entries would be kept until the backward pass.
     by_row = [
         map_row_blocks(_squared_norms, None, x)
         for x in (*feature_user.values(), *feature_item.values())

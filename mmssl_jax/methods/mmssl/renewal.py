@@ -7,8 +7,8 @@ from jaxtyping import Array, Bool, Float
 from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.methods.mmssl.draws import Share
 from mmssl_jax.methods.mmssl.learned_graphs import (
-    Blocks,
     EdgeList,
+    RebuildBlocks,
     append_edges,
     learned_edges_of_all,
     learned_edges_of_batch,
@@ -35,7 +35,7 @@ def similarity_vectors(
 def rebuild_for_all(setup: Setup, state: State, embeddings: Embeddings, inputs: Inputs) -> State:
     """Learned graphs of the top-k items of every user, from the given embeddings."""
     structure, sizes = setup.config.structure, setup.sizes
-    blocks = Blocks(structure.block_users, structure.block_items, sizes.block_edges)
+    blocks = RebuildBlocks(structure.block_users, structure.block_items, sizes.block_edges)
     observed = inputs.rows if structure.mask_observed else None
     learned = {}
     for modality in embeddings.feature_user:
