@@ -67,7 +67,8 @@ def compile_ahead(function: Callable[..., R], options: dict[str, str | bool]) ->
     """A function that JAX can lower, compiled with these options, once for each kind of arguments.
 
     pmap takes no compiler options, so its program is lowered and compiled here. Where it is itself
-    traced, the function is called as it is. Arguments must lie on the devices as the first ones of their kind did.
+    traced, the function is called as it is. Arguments must lie on the devices as the first ones of
+    their kind did.
     """
     if not options:
         return function
