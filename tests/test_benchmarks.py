@@ -9,9 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import costs, evaluate, measure, propagate, sampling, scale, scopes, train_step
+from benchmarks import (
+    costs,
+    evaluate,
+    measure,
+    pieces,
+    propagate,
+    sampling,
+    scale,
+    scopes,
+    train_step,
+)
 from benchmarks.catalogue import TRAIN_PER_USER, catalogue
 from mmssl_jax.config import ConfigError, override
+from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.lightgcn import LightGCNConfig
 from mmssl_jax.methods.mmssl import method as mmssl
 from mmssl_jax.methods.mmssl.draws import draw
@@ -468,3 +479,30 @@ def test_the_scopes_of_a_program():
     assert found["in_loop"] == "outer"
     assert found["alone"] == scopes.OTHER
     assert "loop" not in found  # its time is that of its body
+
+
+# Pieces -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_piece_is_measured_against_its_stock_form():
+    config = problems.tiny_config(changes={"critic.dropout": (0.0, 0.0), "model.dropout": 0.0})
+    figures = pieces.measure_pieces(config, problems.tiny_dataset(), 1, None, steps=1)
+    assert list(figures) == [piece.name for piece in pieces.PIECES]
+    assert all(found["lines"] > 10 and found["step_ms"] > 0 for found in figures.values())
+
+
+def test_stock_forms_compute_the_same():
+    config = problems.tiny_config(changes={"critic.dropout": (0.0, 0.0), "model.dropout": 0.0})
+    method = METHODS[config.method].build(config, problems.tiny_dataset())
+    inputs = method.inputs(problems.tiny_dataset())
+    losses = {}
+    start = jax.jit(lambda inputs: pieces.start(method, inputs))
+    for piece in (None, *pieces.PIECES):
+        state = start(inputs)
+        program = pieces.compiled_step(method, state, inputs, 2, piece)
+        _, losses[piece and piece.name] = program(state, inputs)
+    whole = losses.pop(None)
+    for name, found in losses.items():
+        for key, value in found.items():
+            assert float(value) == pytest.approx(float(whole[key]), rel=1e-4, abs=1e-5), name
