@@ -27,7 +27,7 @@ line and files know the settings of the chosen method alone: `--method NAME`, el
 
 EVERY = "The settings of every method"
 RELEASED = (
-    "The defaults are the `paper` preset; the column *released* has the values of the `released` "
+    "The defaults are the `paper` preset; the column *released* has the values of the `released`\n"
     "preset where they differ."
 )
 COLUMNS = ("key", "type", "default", "what")
