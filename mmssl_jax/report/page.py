@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl_jax.config import flatten
+from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import write_text
 from mmssl_jax.report import html, panels
 from mmssl_jax.report.html import Marked
@@ -77,6 +78,7 @@ def headline_column(run: Run) -> dict[str, str]:
     data, records = run.dataset, run.records
     column = {
         "state": "finished" if run.finished else "running or cut short",
+        "method": METHODS[run.config.method].TITLE,
         "dataset": f"{data['name']}: {data['users']:,} users, {data['items']:,} items",
         "modalities": ", ".join(modality_line(run, name) for name in data["modalities"]),
         "epochs": f"{len(records)}",
@@ -123,21 +125,28 @@ def training(runs: Sequence[Run]) -> str:
 
 
 def settings(runs: Sequence[Run]) -> str:
-    """Every setting of every run; those that are not the default or differ are marked."""
+    """Every setting of every run; those that are not the default or differ are marked.
+
+    A setting that a run's method does not have is "-" there; a default is that of the run's method.
+    """
     flat = [flatten(run.config) for run in runs]
-    defaults: dict[str, Any] = {}
-    for run in runs:
-        defaults |= flatten(type(run.config)())
+    defaults = [flatten(type(run.config)()) for run in runs]
+    pairs = list(zip(flat, defaults, strict=True))
     changed, others = [], []
-    for key, default in defaults.items():
-        values = [each.get(key) for each in flat]
-        differ = any(value != values[0] for value in values)
-        if differ or values[0] != default:
+    for key in dict.fromkeys(key for each in flat for key in each):
+        having = [(each[key], default[key]) for each, default in pairs if key in each]
+        differ = any(value != having[0][0] for value, _ in having)
+        cells = [
+            "-" if key not in each
+            else _plain(each[key]) if each[key] == default[key] else Marked(_plain(each[key]))
+            for each, default in pairs
+        ]  # fmt: skip
+        if differ or any(value != default for value, default in having):
+            shown = ", or ".join(dict.fromkeys(_plain(default) for _, default in having))
             note = "differs between the runs" if differ else "not the default"
-            cells = [_plain(v) if v == default else Marked(_plain(v)) for v in values]
-            changed.append([key, *cells, _plain(default), note])
+            changed.append([key, *cells, shown, note])
         else:
-            others.append([key, *map(_plain, values)])
+            others.append([key, *cells])
     labels = [run.label for run in runs]
     first = html.table(
         "Settings that are not the default, or differ", ["", *labels, "default", "note"], changed
