@@ -73,10 +73,11 @@ def scale_by_moments(beta_1: float, beta_2: float) -> optax.GradientTransformati
 
 
 class Descent(NamedTuple):
-    """Parameters, and the moments of their optimizer."""
+    """Parameters, the moments of their optimizer, and what else a method carries along."""
 
     params: PyTree
     moments: optax.OptState
+    carried: PyTree = ()
 
 
 def descend(
@@ -91,4 +92,5 @@ def descend(
     """
     gradients, metrics = pmean(jax.grad(loss, has_aux=True)(state.params), axis)
     updates, moments = optimizer.update(gradients, state.moments, state.params)
-    return Descent(optax.apply_updates(state.params, updates), moments), metrics
+    params = optax.apply_updates(state.params, updates)
+    return state._replace(params=params, moments=moments), metrics

@@ -108,7 +108,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_dense_numpy(layers, by):
         inputs = method.inputs(step_dataset())
         start = Params(*(jnp.asarray(side, dtype) for side in params))
         state = method.init(key, inputs)._replace(params=start)
-        batch = sample_batch(key, inputs.rows, BATCH, N_ITEMS, by, "trained")
+        batch = sample_batch(jax.random.split(key)[0], inputs.rows, BATCH, N_ITEMS, by, "trained")
         triples = np.stack(batch, axis=1)
         assert len(np.unique(triples[:, 0])) < BATCH  # a user that occurs twice
         bpr, whole, gradient = dense_loss(params, triples, layers)

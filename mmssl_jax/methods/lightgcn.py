@@ -13,12 +13,12 @@ E_u, E_i, E_j are the initial embeddings of a batch of B triples, |E| the square
 squares: the regularisation of public benchmarks, where the paper has squares.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
-import optax
 from jaxtyping import Array, Float, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -28,9 +28,9 @@ from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
-from mmssl_jax.method import Method, Metrics, Vectors
-from mmssl_jax.optimizers import Descent, adamw, descend
-from mmssl_jax.sampling import sample_share, steps_per_epoch
+from mmssl_jax.method import Metrics, Vectors
+from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.optimizers import Descent
 
 
 @dataclass(frozen=True)
@@ -87,25 +87,20 @@ def light_gcn(
     return Vectors(total_users / (layers + 1), total_items / (layers + 1))
 
 
+def xavier_tables(
+    key: Key[Array, ""], heights: Sequence[int], dim: int
+) -> tuple[Float[Array, "N D"], ...]:
+    """Xavier-uniform tables of these heights, each with a key of its own."""
+    xavier, keys = nn.initializers.xavier_uniform(), jax.random.split(key, len(heights))
+    return tuple(xavier(k, (height, dim)) for k, height in zip(keys, heights, strict=True))
+
+
 @dataclass(frozen=True)
-class LightGCN(Method):
+class LightGCN(Trained):
     """LightGCN behind the contract of `mmssl_jax/method.py`."""
 
     TITLE: ClassVar[str] = "LightGCN"
     CONFIG: ClassVar[type[Config]] = LightGCNConfig
-
-    config: LightGCNConfig
-    n_users: int
-    n_items: int
-    steps_per_epoch: int
-    axis: str | None = None
-
-    @classmethod
-    def build(cls, config: LightGCNConfig, dataset: Dataset, n_devices: int = 1) -> Self:
-        """The method for a dataset."""
-        del n_devices  # a device's share of the batch is cut where it is drawn
-        steps = steps_per_epoch(len(dataset.train), config.sampling.batch_size)
-        return cls(config, dataset.n_users, dataset.n_items, steps)
 
     def inputs(self, dataset: Dataset) -> Inputs:
         """The symmetrically normalised graph, and the training interactions by user."""
@@ -113,40 +108,26 @@ class LightGCN(Method):
         graph = observed_graph(dataset.train, *size, "symmetric")
         return Inputs(graph, interaction_rows(dataset.train, *size))
 
-    def init(self, key: Key[Array, ""], inputs: Inputs) -> Descent:
+    def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
         """Xavier-uniform embeddings."""
-        user_key, item_key, _ = jax.random.split(key, 3)  # the third is the run's
-        xavier, dim = nn.initializers.xavier_uniform(), self.config.lightgcn.dim
-        params = Params(
-            xavier(user_key, (self.n_users, dim)), xavier(item_key, (self.n_items, dim))
+        return Params(*xavier_tables(key, (self.n_users, self.n_items), self.config.lightgcn.dim))
+
+    def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
+        """The ranking loss and the norms of the initial embeddings."""
+        settings, batch = self.config.lightgcn, step.batch
+        final = light_gcn(inputs.graph, params.users, params.items, settings.layers)
+        of_users, of_items = final.users[batch.users], final.items
+        bpr = bpr_loss(of_users, of_items[batch.positives], of_items[batch.negatives])
+        initial = (
+            params.users[batch.users],
+            params.items[batch.positives],
+            params.items[batch.negatives],
         )
-        return Descent(params, self.optimizer().init(params))
-
-    def step(self, state: Descent, key: Key[Array, ""], inputs: Inputs) -> tuple[Descent, Metrics]:
-        """One Adam step on a batch of triples."""
-        sampling, settings = self.config.sampling, self.config.lightgcn
-        batch = sample_share(sampling, key, inputs.rows, self.n_items, self.axis)
-
-        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
-            final = light_gcn(inputs.graph, params.users, params.items, settings.layers)
-            of_users, of_items = final.users[batch.users], final.items
-            bpr = bpr_loss(of_users, of_items[batch.positives], of_items[batch.negatives])
-            initial = (
-                params.users[batch.users],
-                params.items[batch.positives],
-                params.items[batch.negatives],
-            )
-            norms = sum(frobenius_norm(rows, self.axis) for rows in initial)
-            total = bpr + settings.regularization * norms / sampling.batch_size
-            return total, {"bpr": bpr, "loss": total}
-
-        return descend(loss, state, self.optimizer(), self.axis)
+        norms = sum(frobenius_norm(rows, self.axis) for rows in initial)
+        total = bpr + settings.regularization * norms / self.config.sampling.batch_size
+        return total, {"bpr": bpr, "loss": total}
 
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The final embeddings."""
         users, items = state.params.users, state.params.items
         return light_gcn(inputs.graph, users, items, self.config.lightgcn.layers)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Adam, with the shared settings of `optim`."""
-        return adamw(self.config.optim, self.steps_per_epoch)

@@ -13,11 +13,10 @@ over a batch of triples, i a training item of u and j not. What ranks are the ve
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Key
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -25,9 +24,10 @@ from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
-from mmssl_jax.method import Method, Metrics, Vectors
-from mmssl_jax.optimizers import Descent, adamw, descend
-from mmssl_jax.sampling import Batch, sample_share, steps_per_epoch
+from mmssl_jax.method import Metrics, Vectors
+from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.optimizers import Descent
+from mmssl_jax.sampling import Batch
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,12 @@ class MFConfig(Config):
     train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
+class Inputs(NamedTuple):
+    """The training interactions by user."""
+
+    rows: InteractionRows
+
+
 class Params(NamedTuple):
     """p_u, and q_i or [q_i, b_i]."""
 
@@ -80,55 +86,28 @@ def mf_loss(params: Params, batch: Batch, regularization: float) -> tuple[Array,
 
 
 @dataclass(frozen=True)
-class MF(Method):
+class MF(Trained):
     """Matrix factorisation behind the contract of `mmssl_jax/method.py`."""
 
     TITLE: ClassVar[str] = "BPR-MF"
     CONFIG: ClassVar[type[Config]] = MFConfig
 
-    config: MFConfig
-    n_users: int
-    n_items: int
-    steps_per_epoch: int
-    axis: str | None = None
-
-    @classmethod
-    def build(cls, config: MFConfig, dataset: Dataset, n_devices: int = 1) -> Self:
-        """The method for a dataset."""
-        del n_devices  # a device's share of the batch is cut where it is drawn
-        steps = steps_per_epoch(len(dataset.train), config.sampling.batch_size)
-        return cls(config, dataset.n_users, dataset.n_items, steps)
-
-    def inputs(self, dataset: Dataset) -> InteractionRows:
+    def inputs(self, dataset: Dataset) -> Inputs:
         """The training interactions by user, which batches are drawn from."""
-        return interaction_rows(dataset.train, dataset.n_users, dataset.n_items)
+        return Inputs(interaction_rows(dataset.train, dataset.n_users, dataset.n_items))
 
-    def init(self, key: Key[Array, ""], inputs: InteractionRows) -> Descent:
+    def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
         """Normal vectors and no bias yet."""
-        user_key, item_key, _ = jax.random.split(key, 3)  # the third is the run's
+        user_key, item_key = jax.random.split(key)
         settings, normal = self.config.mf, jax.random.normal
         users = settings.init_deviation * normal(user_key, (self.n_users, settings.dim))
         items = settings.init_deviation * normal(item_key, (self.n_items, settings.dim))
-        params = Params(users, jnp.pad(items, ((0, 0), (0, settings.item_bias))))
-        return Descent(params, self.optimizer().init(params))
+        return Params(users, jnp.pad(items, ((0, 0), (0, settings.item_bias))))
 
-    def step(
-        self, state: Descent, key: Key[Array, ""], inputs: InteractionRows
-    ) -> tuple[Descent, Metrics]:
-        """One Adam step on a batch of triples."""
-        batch = sample_share(self.config.sampling, key, inputs, self.n_items, self.axis)
-        regularization = self.config.mf.regularization
-        return descend(
-            lambda params: mf_loss(params, batch, regularization),
-            state,
-            self.optimizer(),
-            self.axis,
-        )
+    def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
+        """The ranking loss and the squares of the batch's vectors."""
+        return mf_loss(params, step.batch, self.config.mf.regularization)
 
-    def embed(self, state: Descent, inputs: InteractionRows) -> Vectors:
+    def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The vectors that rank."""
         return scoring_vectors(state.params)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Adam, with the shared settings of `optim`."""
-        return adamw(self.config.optim, self.steps_per_epoch)

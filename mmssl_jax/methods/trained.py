@@ -1,0 +1,83 @@
+"""What most methods share: one optimizer, one loss of a batch of triples, sizes of a dataset.
+
+A method says what its parameters are, what its loss is and what ranks; what is here draws the
+batch, takes the step, and spreads both over devices.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import jax
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.method import Inputs, Method, Metrics
+from mmssl_jax.optimizers import Descent, adamw, descend
+from mmssl_jax.sampling import Batch, sample_share, steps_per_epoch
+
+
+class Step(NamedTuple):
+    """What a loss is computed on besides the parameters.
+
+    key: of this step alone, equal on all devices. carried: what the state carries along.
+    """
+
+    batch: Batch
+    key: Key[Array, ""]
+    carried: PyTree
+
+
+@dataclass(frozen=True)
+class Trained(Method):
+    """A method that one optimizer trains, with the sizes of its dataset bound.
+
+    The inputs of a method have a field `rows`, from which batches are drawn. A method defines
+    `inputs`, `parameters`, `loss` and `embed`, and where it needs to, `carry` and `start_epoch`.
+    """
+
+    config: Any
+    n_users: int
+    n_items: int
+    steps_per_epoch: int
+    axis: str | None = None
+
+    @classmethod
+    def build(cls, config: Any, dataset: Dataset, n_devices: int = 1) -> Self:
+        """The method for a dataset."""
+        del n_devices  # a device's share of the batch is cut where it is drawn
+        steps = steps_per_epoch(len(dataset.train), config.sampling.batch_size)
+        return cls(config, dataset.n_users, dataset.n_items, steps)
+
+    def parameters(self, key: Key[Array, ""], inputs: Inputs) -> PyTree:
+        """The parameters before the first step."""
+        raise NotImplementedError
+
+    def carry(self, key: Key[Array, ""], params: PyTree, inputs: Inputs) -> PyTree:
+        """What a state carries along besides parameters and moments, before the first epoch."""
+        del key, params, inputs
+        return ()
+
+    def loss(self, params: PyTree, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
+        """The loss on this device's share of a batch, and what is logged."""
+        raise NotImplementedError
+
+    def init(self, key: Key[Array, ""], inputs: Inputs) -> Descent:
+        """The state before the first step."""
+        params_key, carried_key, _ = jax.random.split(key, 3)  # the third is the run's
+        params = self.parameters(params_key, inputs)
+        carried = self.carry(carried_key, params, inputs)
+        return Descent(params, self.optimizer().init(params), carried)
+
+    def step(self, state: Descent, key: Key[Array, ""], inputs: Inputs) -> tuple[Descent, Metrics]:
+        """One Adam step on a batch of triples."""
+        batch_key, loss_key = jax.random.split(key)
+        batch = sample_share(self.config.sampling, batch_key, inputs.rows, self.n_items, self.axis)
+        step = Step(batch, loss_key, state.carried)
+        return descend(
+            lambda params: self.loss(params, step, inputs), state, self.optimizer(), self.axis
+        )
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam, with the shared settings of `optim`."""
+        return adamw(self.config.optim, self.steps_per_epoch)
