@@ -99,7 +99,7 @@ def test_weights_are_those_of_their_formulas():
 
 def test_a_matrix_and_its_transpose_multiply():
     found = nearest_items(jnp.asarray(features()), K, False)
-    matrix, x = neighbour_matrix(found, found.cosine), features()
+    matrix, x = neighbour_matrix(found, found.cosine), jnp.asarray(features())
     expected = dense(found, found.cosine)
     np.testing.assert_allclose(propagate(matrix.to_rows, x, N_ITEMS), expected @ x, atol=1e-5)
     np.testing.assert_allclose(propagate(matrix.to_columns, x, N_ITEMS), expected.T @ x, atol=1e-5)
