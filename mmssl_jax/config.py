@@ -38,8 +38,11 @@ class DataConfig:
     modalities visual and acoustic, and textual where `modalities` names it."""
     modalities: tuple[str, ...] = ()
     """Modalities to use; empty means all that are found."""
+    neighbours: Literal["nearest", "random"] = "nearest"
+    """What stands for an item's nearest by features, in methods that look for them: these, or, to
+    test what they are worth, as many drawn at random."""
     seed: NonNegativeInt = 0
-    """Seed of the synthetic dataset, and of the choice of cold items."""
+    """Seed of the synthetic dataset, of the choice of cold items, and of random neighbours."""
     cold_items: Fraction = 0.0  # type: ignore[valid-type]
     """Share of the items whose interactions are all held out, to test new items on:
     eval.py --cold_items."""

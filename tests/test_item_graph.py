@@ -4,17 +4,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.config import DataConfig
 from mmssl_jax.graph import item_graph
 from mmssl_jax.graph.item_graph import (
     centred,
+    item_presence,
     mean_weights,
+    modality_neighbours,
     nearest_items,
     nearest_of_queries,
     neighbour_matrix,
+    rewired,
     symmetric_weights,
 )
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.sparse import sparse_matrix
+from tests.problems import partial_dataset
 
 N_ITEMS, WIDTH, K = 23, 5, 4
 LACKING = [3, 17]
@@ -120,3 +125,25 @@ def test_centring_is_over_those_who_have_it():
     np.testing.assert_allclose(mean, (features() + 3.0)[present].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(np.asarray(rows)[present].mean(axis=0), 0.0, atol=1e-6)
     assert not np.any(np.asarray(rows)[~present])
+
+
+def test_rewiring_keeps_both_degrees_and_nothing_else():
+    found = nearest_items(jnp.asarray(features()), K, True)
+    other = rewired(found, np.random.default_rng(0), True)
+    kept = np.asarray(found.found)
+    before, after = np.asarray(found.items), np.asarray(other.items)
+    np.testing.assert_array_equal(np.sort(before[kept]), np.sort(after[kept]))
+    np.testing.assert_array_equal(before[kept[:, 0], 0], after[kept[:, 0], 0])  # the items
+    assert np.mean(before[kept] == after[kept]) < 0.5
+
+
+def test_modalities_have_neighbours_of_their_own():
+    dataset = partial_dataset()
+    found = modality_neighbours(dataset, K, False, DataConfig())
+    again = modality_neighbours(dataset, K, False, DataConfig(neighbours="random", seed=3))
+    assert list(found) == list(dataset.modalities)
+    for modality, near in found.items():
+        present = np.asarray(item_presence(dataset)[modality])
+        np.testing.assert_array_equal(np.any(near.found, axis=1), present)
+        assert np.all(present[near.items[present]])
+        assert not np.array_equal(near.items, again[modality].items)

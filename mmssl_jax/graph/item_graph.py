@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmssl_jax.config import DataConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.sparse import SparseMatrix, sparse_matrix
 from mmssl_jax.graph.topk import top_k_in_blocks
@@ -47,6 +48,39 @@ def centred(
     has = present[:, None]
     mean = jnp.sum(jnp.where(has, features, 0.0), axis=0) / jnp.maximum(jnp.sum(present), 1)
     return jnp.where(has, features - mean[None, :], 0.0), mean
+
+
+def modality_neighbours(
+    dataset: Dataset, k: int, itself: bool, data: DataConfig, centre: bool = False
+) -> dict[str, Neighbours]:
+    """{modality: the k nearest items of each item by its raw features}, as `nearest_items`.
+
+    With `data.neighbours` random, those of the same numbers of neighbours, drawn at random.
+
+    Args:
+      centre: whether the features' mean over the items is subtracted first.
+    """
+    found = {}
+    present = item_presence(dataset)
+    for number, (modality, features) in enumerate(item_features(dataset).items()):
+        rows = centred(features, present[modality])[0] if centre else features
+        nearest = nearest_items(rows, k, itself)
+        rng = np.random.default_rng((data.seed, number))
+        found[modality] = rewired(nearest, rng, itself) if data.neighbours == "random" else nearest
+    return found
+
+
+def rewired(neighbours: Neighbours, rng: np.random.Generator, itself: bool) -> Neighbours:
+    """The same graph with its ends shuffled: each item keeps how many neighbours it has, and how
+    many it is a neighbour of. By chance an end may stand twice in a row, or be the item itself.
+
+    Args:
+      itself: whether the first of a row is the item itself, which stays.
+    """
+    items, moved = np.array(neighbours.items), np.array(neighbours.found)
+    moved[:, 0] &= not itself
+    items[moved] = rng.permutation(items[moved])
+    return neighbours._replace(items=jnp.asarray(items))
 
 
 def nearest_items(features: Float[Array, "I F"], k: int, itself: bool) -> Neighbours:
