@@ -1,12 +1,14 @@
 """The methods that `--method NAME` chooses from."""
 
 from mmssl_jax.method import Method
+from mmssl_jax.methods.crossview import CrossView
 from mmssl_jax.methods.lightgcn import LightGCN
 from mmssl_jax.methods.mf import MF
 from mmssl_jax.methods.mmssl import MMSSL
 
 METHODS: dict[str, type[Method]] = {
     "mmssl": MMSSL,
+    "crossview": CrossView,
     "lightgcn": LightGCN,
     "mf": MF,
 }

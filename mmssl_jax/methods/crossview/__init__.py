@@ -1,0 +1,5 @@
+"""CrossView: interactions, and two views beside them, held together by contrast."""
+
+from mmssl_jax.methods.crossview.method import CrossView
+
+__all__ = ["CrossView"]

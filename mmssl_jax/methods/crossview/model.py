@@ -1,0 +1,145 @@
+"""CrossView's equations: vectors of users and items, their views, and the loss of a batch.
+
+With N(u) the training items of user u, d degrees, E the embeddings of interactions and P those of
+the views, LGCN_L(E) the mean of E after 0 .. L rounds of the light graph convolution:
+
+    q_U = W^a P_U            users who share items          (methods/views.py)
+    q_I = (D^-1/2 H H' D^-1/2)^b P_I    items of like content
+    u = LGCN_L(E)_u + w_U q_u / |q_u|        i = LGCN_L(E)_i + w_I q_i / |q_i|
+    score of u and i: u . i
+
+Over a batch of interactions (u, i), and N items j drawn for all of them,
+
+    s(u, i) = u . i / (|u|^p |i|^r)
+    loss = mean of -log e^(s(u, i)/t) / (e^(s(u, i)/t) + sum_j e^(s(u, j)/t))
+           + c_U CL(u, q_U) + c_I CL(i, q_I) + regularization
+
+where CL is `losses.contrastive` between vectors and views of nodes drawn anew each step.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from mmssl_jax.graph.bipartite import BipartiteGraph
+from mmssl_jax.graph.rows import InteractionRows
+from mmssl_jax.graph.sparse import SparseMatrix
+from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
+from mmssl_jax.losses.contrastive import contrastive_loss
+from mmssl_jax.losses.sampled_softmax import sampled_softmax
+from mmssl_jax.method import Metrics, Vectors
+from mmssl_jax.methods.crossview.config import CrossViewConfig, ViewSettings
+from mmssl_jax.methods.lightgcn import light_gcn
+from mmssl_jax.methods.trained import Step
+from mmssl_jax.methods.views import CoUsers, view_of_items, view_of_users
+from mmssl_jax.norms import unit_rows
+from mmssl_jax.parallel import share_of
+
+
+class Inputs(NamedTuple):
+    """Constant arrays: the interactions as a graph, by user, and as the users' view; the items'
+    hypergraph."""
+
+    graph: BipartiteGraph
+    rows: InteractionRows
+    co_users: CoUsers
+    content: SparseMatrix
+
+
+class Params(NamedTuple):
+    """Embeddings of the interactions, E, and of the views, P."""
+
+    users: Float[Array, "U D"]
+    items: Float[Array, "I D"]
+    view_users: Float[Array, "U D"]
+    view_items: Float[Array, "I D"]
+
+
+class Embeddings(NamedTuple):
+    """Vectors u and i that rank, and the views q_U and q_I."""
+
+    vectors: Vectors
+    views: Vectors
+
+
+def embeddings(
+    settings: ViewSettings, params: Params, inputs: Inputs, n_modalities: int
+) -> Embeddings:
+    """Vectors and views of all users and items; a view that is off is zero."""
+    users, items = light_gcn(inputs.graph, params.users, params.items, settings.layers)
+    n_items = items.shape[0]
+    of_users, of_items = jnp.zeros_like(users), jnp.zeros_like(items)
+    if settings.user_hops:
+        of_users = view_of_users(inputs.co_users, params.view_users, n_items, settings.user_hops)
+    if settings.item_hops:
+        n_edges = n_modalities * n_items
+        of_items = view_of_items(inputs.content, params.view_items, n_edges, settings.item_hops)
+    vectors = Vectors(
+        users + settings.user_weight * unit_rows(of_users),
+        items + settings.item_weight * unit_rows(of_items),
+    )
+    return Embeddings(vectors, Vectors(of_users, of_items))
+
+
+def batch_loss(
+    config: CrossViewConfig,
+    params: Params,
+    embedded: Embeddings,
+    step: Step,
+    axis: str | None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The loss on this device's share of a batch, and its parts."""
+    (users, items), batch, softmax = embedded.vectors, step.batch, config.softmax
+    item_key, contrast_key = jax.random.split(step.key)
+    if softmax.kind == "softmax":
+        drawn = jax.random.randint(item_key, (softmax.negatives,), 0, items.shape[0])
+        ranking = sampled_softmax(
+            powered_rows(users[batch.users], softmax.user_norm),
+            powered_rows(items[batch.positives], softmax.item_norm),
+            powered_rows(items[drawn], softmax.item_norm),
+            softmax.temperature,
+        )
+    else:
+        ranking = bpr_loss(users[batch.users], items[batch.positives], items[batch.negatives])
+    parts = {"ranking": ranking, **contrasts(config, embedded, contrast_key, axis)}
+    total = ranking + config.contrast.users * parts.get("user_contrast", 0.0)
+    total += config.contrast.items * parts.get("item_contrast", 0.0)
+    if softmax.regularization:
+        users, items = params.users[batch.users], params.items[batch.positives]
+        total += softmax.regularization * embedding_l2(users, items)
+    return total, {**parts, "loss": total}
+
+
+def contrasts(
+    config: CrossViewConfig, embedded: Embeddings, key: Key[Array, ""], axis: str | None
+) -> Metrics:
+    """The contrast of each side whose view is on and whose weight is not 0."""
+    settings, view = config.contrast, config.view
+    wanted = {
+        "user_contrast": settings.users and view.user_hops,
+        "item_contrast": settings.items and view.item_hops,
+    }
+    found = {}
+    sides = zip(embedded.vectors, embedded.views, jax.random.split(key), strict=True)
+    for (name, is_wanted), (vectors, views, own) in zip(wanted.items(), sides, strict=True):
+        if is_wanted:
+            n_nodes = min(settings.nodes, len(vectors))
+            nodes = jax.random.choice(own, len(vectors), (n_nodes,), replace=False)
+            nodes = share_of(nodes, axis)
+            found[name] = contrastive_loss(
+                vectors[nodes], views[nodes], nodes, settings.temperature, axis
+            )
+    return found
+
+
+def powered_rows(x: Float[Array, "N D"], power: float) -> Float[Array, "N D"]:
+    """x / |x|^power; a row of zeros stays so, with gradient zero unless power is 0."""
+    if power == 0:
+        return x
+    if power == 1:
+        return unit_rows(x)
+    squared = jnp.sum(x * x, axis=1, keepdims=True)
+    positive = squared > 1e-24
+    return x * jnp.where(positive, jnp.where(positive, squared, 1.0) ** (-power / 2), 0.0)
