@@ -73,18 +73,26 @@ class Params(NamedTuple):
     items: Float[Array, "I D"]
 
 
-def light_gcn(
+def rounds(
     graph: BipartiteGraph, users: Float[Array, "U D"], items: Float[Array, "I D"], layers: int
-) -> Vectors:
-    """The mean of the embeddings before the first and after each of `layers` rounds."""
-    total_users, total_items = users, items
+) -> list[Vectors]:
+    """The embeddings before the first and after each of `layers` rounds."""
+    found = [Vectors(users, items)]
     for _ in range(layers):
         users, items = (
             propagate(graph.to_users, items, users.shape[0]),
             propagate(graph.to_items, users, items.shape[0]),
         )
-        total_users, total_items = total_users + users, total_items + items
-    return Vectors(total_users / (layers + 1), total_items / (layers + 1))
+        found.append(Vectors(users, items))
+    return found
+
+
+def light_gcn(
+    graph: BipartiteGraph, users: Float[Array, "U D"], items: Float[Array, "I D"], layers: int
+) -> Vectors:
+    """The mean of the embeddings before the first and after each of `layers` rounds."""
+    of_users, of_items = zip(*rounds(graph, users, items, layers), strict=True)
+    return Vectors(sum(of_users) / (layers + 1), sum(of_items) / (layers + 1))
 
 
 def xavier_tables(

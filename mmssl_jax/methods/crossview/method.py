@@ -1,7 +1,7 @@
 """CrossView behind the contract of `mmssl_jax/method.py`."""
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,10 +11,21 @@ from jaxtyping import Array, Float, Key
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.graph.item_graph import modality_neighbours
+from mmssl_jax.graph.item_graph import (
+    centred,
+    item_features,
+    item_presence,
+    modality_neighbours,
+)
 from mmssl_jax.graph.rows import interaction_rows
-from mmssl_jax.method import Metrics, Vectors
+from mmssl_jax.method import Curves, Inductive, Metrics, Vectors, Views
 from mmssl_jax.methods.crossview.config import CrossViewConfig
+from mmssl_jax.methods.crossview.inductive import (
+    Knowledge,
+    item_vectors,
+    knowledge_of,
+    user_vectors,
+)
 from mmssl_jax.methods.crossview.model import Inputs, Params, batch_loss, embeddings
 from mmssl_jax.methods.trained import Step, Trained
 from mmssl_jax.methods.views import co_users, content_hypergraph
@@ -27,16 +38,14 @@ class CrossView(Trained):
 
     TITLE: ClassVar[str] = "CrossView"
     CONFIG: ClassVar[type[Config]] = CrossViewConfig
+    INDUCTIVE: ClassVar[Inductive | None] = Inductive(
+        Knowledge, knowledge_of, user_vectors, item_vectors
+    )
+    CURVES: ClassVar[tuple[Curves, ...]] = (
+        Curves("The losses", (("Contrasts", ("user_contrast", "item_contrast")),)),
+    )
     NEEDS_FEATURES: ClassVar[bool] = True
     WATCHED: ClassVar[tuple[str, ...]] = ("ranking", "loss", "user_contrast", "item_contrast")
-
-    n_modalities: int = 0
-
-    @classmethod
-    def build(cls, config: CrossViewConfig, dataset: Dataset, n_devices: int = 1) -> Self:
-        """The method for a dataset."""
-        bound = super().build(config, dataset, n_devices)
-        return replace(bound, n_modalities=len(dataset.features))
 
     def inputs(self, dataset: Dataset) -> Inputs:
         """The graphs of interactions and of content."""
@@ -44,11 +53,15 @@ class CrossView(Trained):
         neighbours = modality_neighbours(
             dataset, self.config.view.neighbours, True, self.config.data, centre=True
         )
+        raw, present = item_features(dataset), item_presence(dataset)
+        features = {m: centred(raw[m], present[m]) for m in raw}
         return Inputs(
             observed_graph(dataset.train, *size, "symmetric"),
             interaction_rows(dataset.train, *size),
             co_users(dataset.train, *size),
             content_hypergraph(neighbours),
+            {m: rows for m, (rows, _) in features.items()},
+            {m: mean for m, (_, mean) in features.items()},
         )
 
     def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
@@ -64,7 +77,7 @@ class CrossView(Trained):
 
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
         """The ranking loss and the contrasts."""
-        embedded = embeddings(self.config.view, params, inputs, self.n_modalities)
+        embedded = embeddings(self.config.view, params, inputs)
         return batch_loss(self.config, params, embedded, step, self.axis)
 
     def step(self, state: Descent, key: Key[Array, ""], inputs: Inputs) -> tuple[Descent, Metrics]:
@@ -80,5 +93,20 @@ class CrossView(Trained):
 
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The vectors that rank."""
-        params = state.carried if self.config.averaging else state.params
-        return embeddings(self.config.view, params, inputs, self.n_modalities).vectors
+        return embeddings(self.config.view, self.ranking_params(state), inputs).vectors
+
+    def ranking_params(self, state: Descent) -> Params:
+        """The parameters that rank: their average over steps, or the last ones."""
+        params: Params = state.carried if self.config.averaging else state.params
+        return params
+
+    def views(self, state: Descent, inputs: Inputs) -> Views:
+        """Maps of the items' vectors and of their view."""
+        embedded = embeddings(self.config.view, self.ranking_params(state), inputs)
+        maps = {"final embedding": embedded.vectors.items, "view: content": embedded.views.items}
+        return Views({}, maps)
+
+    @property
+    def note(self) -> str:
+        """Nothing: there are no modality weights."""
+        return ""

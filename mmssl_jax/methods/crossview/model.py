@@ -39,13 +39,16 @@ from mmssl_jax.parallel import share_of
 
 
 class Inputs(NamedTuple):
-    """Constant arrays: the interactions as a graph, by user, and as the users' view; the items'
-    hypergraph."""
+    """Constant arrays: the interactions as a graph, by user, and as the users' view walks them; the
+    items' hypergraph; and the features that it was made from, centred, with the means that were
+    subtracted."""
 
     graph: BipartiteGraph
     rows: InteractionRows
     co_users: CoUsers
     content: SparseMatrix
+    features: dict[str, Float[Array, "I _F"]]
+    means: dict[str, Float[Array, " _F"]]
 
 
 class Params(NamedTuple):
@@ -64,9 +67,7 @@ class Embeddings(NamedTuple):
     views: Vectors
 
 
-def embeddings(
-    settings: ViewSettings, params: Params, inputs: Inputs, n_modalities: int
-) -> Embeddings:
+def embeddings(settings: ViewSettings, params: Params, inputs: Inputs) -> Embeddings:
     """Vectors and views of all users and items; a view that is off is zero."""
     users, items = light_gcn(inputs.graph, params.users, params.items, settings.layers)
     n_items = items.shape[0]
@@ -74,7 +75,7 @@ def embeddings(
     if settings.user_hops:
         of_users = view_of_users(inputs.co_users, params.view_users, n_items, settings.user_hops)
     if settings.item_hops:
-        n_edges = n_modalities * n_items
+        n_edges = len(inputs.features) * n_items
         of_items = view_of_items(inputs.content, params.view_items, n_edges, settings.item_hops)
     vectors = Vectors(
         users + settings.user_weight * unit_rows(of_users),
