@@ -7,12 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.config import override
+from mmssl_jax.config import ConfigError, override
 from mmssl_jax.method import Vectors
 from mmssl_jax.methods.crossview import CrossView
 from mmssl_jax.methods.crossview.config import CrossViewConfig
+from mmssl_jax.methods.crossview.game import adversarial_loss, draw_share, new_player
 from mmssl_jax.methods.crossview.inductive import item_vectors, knowledge_of, user_vectors
-from mmssl_jax.methods.crossview.model import Embeddings, Params, batch_loss, powered_rows
+from mmssl_jax.methods.crossview.model import (
+    Embeddings,
+    Params,
+    batch_loss,
+    embeddings,
+    powered_rows,
+)
+from mmssl_jax.methods.mmssl.game.adversarial import score_rows
+from mmssl_jax.methods.mmssl.state import critic_module
 from mmssl_jax.methods.trained import Step
 from mmssl_jax.recommend.rank import QueryBlocks, pad_pairs
 from mmssl_jax.sampling import Batch
@@ -25,7 +34,7 @@ CHANGES = {
     "view.dim": 4,
     "view.neighbours": 3,
     "softmax.negatives": 7,
-    "contrast.nodes": 9,
+    "contrast.nodes": 10,
     "sampling.batch_size": 48,
     "parallel.devices": 1,
 }
@@ -65,7 +74,8 @@ def random_params(dataset, seed: int = 0) -> Params:
 def state_of(method, params, inputs):
     """A state that ranks by these parameters."""
     state = method.init(jax.random.key(0), inputs)
-    return state._replace(carried=jax.tree.map(jnp.asarray, params))
+    average = jax.tree.map(jnp.asarray, params)
+    return state._replace(carried=state.carried._replace(average=average))
 
 
 def interactions(dataset) -> np.ndarray:
@@ -219,13 +229,60 @@ def test_the_average_of_the_parameters_is_over_steps():
         state, _ = run(state, 1)
         params = jax.device_get(state.method.params)
         average = jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, average, params)
-    for expected, found in zip(average, state.method.carried, strict=True):
+    for expected, found in zip(average, state.method.carried.average, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     without = load_problem(config_of(averaging=0.0), dataset)
     state, _ = compile_training(without)(new_state(without), 3)
-    assert state.method.carried == ()
+    assert state.method.carried.average == ()
     for last, found in zip(params, state.method.params, strict=True):
         np.testing.assert_allclose(found, last, rtol=1e-5, atol=1e-7)
+
+
+# The game ----------------------------------------------------------------------------------------
+
+GAME = {"game.weight": 0.5, "game.users": 16, "critic.hidden": (6, 4), "critic.dropout": (0.0, 0.0)}
+
+
+def test_generated_rows_are_what_content_says_of_users():
+    """The critic's score of the rows formed in full."""
+    dataset, config = tiny_dataset(), config_of(**GAME)
+    method = CrossView.build(config, dataset)
+    inputs, params = method.inputs(dataset), random_params(dataset)
+    embedded = embeddings(config.view, jax.tree.map(jnp.asarray, params), inputs)
+    share = draw_share(method.board(), jax.random.key(1), inputs.rows)
+    player = new_player(method.board(), jax.random.key(2))
+    users = np.asarray(embedded.vectors.users)[np.asarray(share.batch.users)]
+    rows = unit(users @ np.asarray(embedded.views.items).T)
+    projection = jnp.asarray(rows @ np.asarray(player.params["first_kernel"]), jnp.float32)
+    critic = critic_module(method.board().setup)
+    scores = score_rows(critic, player.params, projection, share.generator_critic)
+    found = adversarial_loss(method.board(), player, embedded, share)
+    assert float(found) == pytest.approx(-float(jnp.mean(scores)), rel=1e-4)
+    assert len(np.unique(share.batch.users)) == 16
+
+
+def test_the_game_moves_both_players_and_does_not_depend_on_the_devices():
+    losses = {}
+    for devices in (1, 2):
+        problem = load_problem(config_of(**GAME, **{"parallel.devices": devices}), tiny_dataset())
+        state, run = new_state(problem), compile_training(problem)
+        before = jax.device_get(state.method.carried.critic.params)
+        losses[devices] = []
+        for _ in range(3):
+            state, metrics = run(state, 1)
+            losses[devices].append({name: float(value) for name, value in metrics.items()})
+        after = jax.device_get(state.method.carried.critic.params)
+        assert not np.array_equal(before["first_kernel"], after["first_kernel"])
+    for one, two in zip(losses[1], losses[2], strict=True):
+        assert {"adversarial", "critic_loss", "gradient_penalty"} <= set(one)
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
+        without = one["ranking"] + 0.1 * one["user_contrast"] + 0.2 * one["item_contrast"]
+        assert one["loss"] == pytest.approx(without + 0.5 * one["adversarial"], rel=1e-5)
+
+
+def test_devices_that_cannot_share_what_is_drawn_are_told():
+    with pytest.raises(ConfigError, match=r"contrast.nodes is 10, which 4 devices"):
+        CrossView.build(config_of(), tiny_dataset(), 4)
 
 
 # New users and items ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mmssl_jax.config import Config, Fraction, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.methods.mmssl.config import CriticConfig, GameConfig
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,20 @@ class ContrastSettings:
 
 
 @dataclass(frozen=True)
+class PlaySettings(GameConfig):
+    """The adversarial game between generated and real rows; off unless `weight` is above 0."""
+
+    weight: NonNegativeFloat = 0.0
+    """Weight of the critic's score in the loss; 0 leaves the game out."""
+    kind: Literal["adversarial"] = "adversarial"
+    """The game is one against a critic."""
+    users: PositiveInt = 512
+    """Users whose rows are played in a step; all devices together."""
+    critic_lr: PositiveFloat = 3e-4
+    """Learning rate of the critic."""
+
+
+@dataclass(frozen=True)
 class CrossViewConfig(Config):
     """All settings of CrossView."""
 
@@ -70,6 +85,8 @@ class CrossViewConfig(Config):
     view: ViewSettings = field(default_factory=ViewSettings)
     softmax: SoftmaxSettings = field(default_factory=SoftmaxSettings)
     contrast: ContrastSettings = field(default_factory=ContrastSettings)
+    game: PlaySettings = field(default_factory=PlaySettings)
+    critic: CriticConfig = field(default_factory=lambda: CriticConfig(hidden=(128, 64)))
     averaging: Fraction = 0.98
     """What ranks are parameters averaged over steps, each step counting this much of the one after;
     0 for the last parameters alone."""

@@ -1,14 +1,15 @@
 """CrossView behind the contract of `mmssl_jax/method.py`."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
-from mmssl_jax.config import Config
+from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import observed_graph
 from mmssl_jax.graph.item_graph import (
@@ -17,9 +18,18 @@ from mmssl_jax.graph.item_graph import (
     item_presence,
     modality_neighbours,
 )
-from mmssl_jax.graph.rows import interaction_rows
+from mmssl_jax.graph.rows import interaction_rows, most_batch_edges
 from mmssl_jax.method import Curves, Inductive, Metrics, Vectors, Views
 from mmssl_jax.methods.crossview.config import CrossViewConfig
+from mmssl_jax.methods.crossview.game import (
+    Board,
+    Player,
+    adversarial_loss,
+    board,
+    critic_step,
+    draw_share,
+    new_player,
+)
 from mmssl_jax.methods.crossview.inductive import (
     Knowledge,
     item_vectors,
@@ -30,6 +40,13 @@ from mmssl_jax.methods.crossview.model import Inputs, Params, batch_loss, embedd
 from mmssl_jax.methods.trained import Step, Trained
 from mmssl_jax.methods.views import co_users, content_hypergraph
 from mmssl_jax.optimizers import Descent
+
+
+class Carried(NamedTuple):
+    """The average of the parameters over steps, and the critic; () for what is not wanted."""
+
+    average: Params | tuple[()]
+    critic: Player | tuple[()]
 
 
 @dataclass(frozen=True)
@@ -43,9 +60,35 @@ class CrossView(Trained):
     )
     CURVES: ClassVar[tuple[Curves, ...]] = (
         Curves("The losses", (("Contrasts", ("user_contrast", "item_contrast")),)),
+        Curves(
+            "The adversarial game",
+            (
+                ("Critic scores", ("score_real", "score_fake")),
+                ("gradient_penalty", ("gradient_penalty",)),
+            ),
+        ),
     )
     NEEDS_FEATURES: ClassVar[bool] = True
     WATCHED: ClassVar[tuple[str, ...]] = ("ranking", "loss", "user_contrast", "item_contrast")
+
+    game_edges: int = 0  # most interactions of one device's users in the game
+
+    @classmethod
+    def build(cls, config: CrossViewConfig, dataset: Dataset, n_devices: int = 1) -> Self:
+        """The method for a dataset, with a batch shared by `n_devices`."""
+        for name, shared in (
+            ("contrast.nodes", config.contrast.nodes),
+            ("game.users", config.game.users),
+        ):
+            if shared % n_devices:
+                raise ConfigError(
+                    f"{name} is {shared}, which {n_devices} devices cannot share equally; "
+                    f"use a multiple of {n_devices}, or set parallel.devices"
+                )
+        degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
+        game_edges = most_batch_edges(degree, config.game.users, n_devices, False)
+        bound = super().build(config, dataset, n_devices)
+        return replace(bound, game_edges=game_edges)
 
     def inputs(self, dataset: Dataset) -> Inputs:
         """The graphs of interactions and of content."""
@@ -71,25 +114,47 @@ class CrossView(Trained):
         keys = jax.random.split(key, len(heights))
         return Params(*(xavier(k, (n, dim)) for k, n in zip(keys, heights, strict=True)))
 
-    def carry(self, key: Key[Array, ""], params: Params, inputs: Inputs) -> Params | tuple[()]:
-        """The average of the parameters over steps."""
-        return jax.tree.map(jnp.copy, params) if self.config.averaging else ()
+    def carry(self, key: Key[Array, ""], params: Params, inputs: Inputs) -> Carried:
+        """The average of the parameters over steps, and the critic; each where it is wanted."""
+        average = jax.tree.map(jnp.copy, params) if self.config.averaging else ()
+        return Carried(average, new_player(self.board(), key) if self.config.game.weight else ())
 
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
-        """The ranking loss and the contrasts."""
+        """The ranking loss, the contrasts, and the model's side of the game."""
+        loss_key, game_key = jax.random.split(step.key)
         embedded = embeddings(self.config.view, params, inputs)
-        return batch_loss(self.config, params, embedded, step, self.axis)
+        step = step._replace(key=loss_key)
+        total, parts = batch_loss(self.config, params, embedded, step, self.axis)
+        weight = self.config.game.weight
+        if weight:
+            share = draw_share(self.board(), game_key, inputs.rows)
+            against = adversarial_loss(self.board(), step.carried.critic, embedded, share)
+            total += weight * against
+            parts |= {"adversarial": against, "loss": total}
+        return total, parts
 
     def step(self, state: Descent, key: Key[Array, ""], inputs: Inputs) -> tuple[Descent, Metrics]:
-        """One Adam step on a batch, and the average renewed."""
-        after, metrics = super().step(state, key, inputs)
+        """The critic's step, if there is a game; one Adam step on a batch; the average renewed."""
+        model_key, critic_key = jax.random.split(key)
+        carried, of_critic = state.carried, Metrics()
+        if self.config.game.weight:
+            embedded = embeddings(self.config.view, state.params, inputs)
+            share = draw_share(self.board(), critic_key, inputs.rows)
+            critic, of_critic = critic_step(self.board(), carried.critic, embedded, share)
+            carried = carried._replace(critic=critic)
+        after, metrics = super().step(state._replace(carried=carried), model_key, inputs)
         kept = self.config.averaging
         if kept:
             average = jax.tree.map(
-                lambda old, new: kept * old + (1 - kept) * new, state.carried, after.params
+                lambda old, new: kept * old + (1 - kept) * new, carried.average, after.params
             )
-            after = after._replace(carried=average)
-        return after, metrics
+            after = after._replace(carried=carried._replace(average=average))
+        return after, metrics | of_critic
+
+    def board(self) -> Board:
+        """What is static in the game."""
+        sizes = self.n_users, self.n_items, self.game_edges
+        return board(self.config, *sizes, self.axis)
 
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The vectors that rank."""
@@ -97,7 +162,7 @@ class CrossView(Trained):
 
     def ranking_params(self, state: Descent) -> Params:
         """The parameters that rank: their average over steps, or the last ones."""
-        params: Params = state.carried if self.config.averaging else state.params
+        params: Params = state.carried.average if self.config.averaging else state.params
         return params
 
     def views(self, state: Descent, inputs: Inputs) -> Views:
