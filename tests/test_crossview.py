@@ -48,6 +48,7 @@ OFF = {
         "view.item_hops": 1,
         "view.user_weight": 0.5,
         "view.item_weight": 2.0,
+        "view.taste_weight": 0.0,
         "view.layers": 2,
     },
 }
@@ -100,10 +101,14 @@ def incidence(dataset, k: int) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def dense_layers(dataset, params: Params, layers: int) -> list[np.ndarray]:
+def dense_adjacency(dataset) -> np.ndarray:
     matrix = interactions(dataset)
     degrees = matrix.sum(axis=1, keepdims=True) * matrix.sum(axis=0, keepdims=True)
-    adjacency = quotient(matrix, np.sqrt(degrees))
+    return quotient(matrix, np.sqrt(degrees))
+
+
+def dense_layers(dataset, params: Params, layers: int) -> list[np.ndarray]:
+    adjacency = dense_adjacency(dataset)
     found = [(params.users, params.items)]
     for _ in range(layers):
         users, items = found[-1]
@@ -140,6 +145,9 @@ def test_vectors_are_those_of_dense_numpy(off):
     of_users, of_items = dense_views(dataset, params, view)
     found = method.embed(state, inputs)
     expected = users + view.user_weight * unit(of_users), items + view.item_weight * unit(of_items)
+    if view.taste_weight:
+        taste = dense_adjacency(dataset) @ unit(of_items)
+        expected = expected[0] + view.taste_weight * unit(taste), expected[1]
     np.testing.assert_allclose(found.users, expected[0], atol=2e-5)
     np.testing.assert_allclose(found.items, expected[1], atol=2e-5)
 
@@ -316,6 +324,8 @@ def test_a_new_user_is_a_row_more(off):
         if view.user_hops:
             shared = matrix[:, items].sum(axis=1)
             expected = expected + view.user_weight * unit(shared @ walked)
+        taste = weights @ unit(dense_views(dataset, params, view)[1])
+        expected = expected + view.taste_weight * unit(taste)
         np.testing.assert_allclose(row, expected, atol=2e-5)
     assert not np.any(found[3])
 

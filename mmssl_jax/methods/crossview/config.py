@@ -25,6 +25,9 @@ class ViewSettings:
     """Length of the users' view where it is added to the users' vectors."""
     item_weight: NonNegativeFloat = 1.0
     """Length of the items' view where it is added to the items' vectors."""
+    taste_weight: NonNegativeFloat = 0.5
+    """Length of the users' taste, the mean of their items' views, in the users' vectors; 0 leaves
+    it out."""
     neighbours: PositiveInt = 5
     """Nearest items, itself included, of each item and modality."""
 

@@ -5,7 +5,8 @@ the users' view, which stay as trained:
 
     u_l = sum_{i in N} i_{l-1} / sqrt(d d_i)    rounds l = 1 .. L over the interactions
     q_u = sum_{i in N} (R' W^(a-1) P_U)_i / sum_{i in N} d_i
-    u   = (u_1 + .. + u_L) / (L + 1) + w_U q_u / |q_u|
+    t_u = sum_{i in N} (q_i / |q_i|) / sqrt(d_i)
+    u   = (u_1 + .. + u_L) / (L + 1) + w_U q_u / |q_u| + w_T t_u / |t_u|
 
 Left out is the user's own embedding u_0, as zero, the value that it is initialised around. An item
 without training interactions adds nothing.
@@ -41,13 +42,15 @@ class Knowledge(NamedTuple):
     """What vectors of new users and items are made from; dicts are keyed by modality.
 
     item_rounds: sum of the items' embeddings of rounds 0 .. L - 1, over L + 1. item_views: what an
-    item adds to the view of a user who has it. edge_views: what the hypergraph's edge of each item
+    item adds to the view of a user who has it. item_contents: their own views q_i / |q_i|.
+    edge_views: what the hypergraph's edge of each item
     adds to an item in it. features: centred; `means` was subtracted.
     """
 
     item_degree: Float[Array, " I"]
     item_rounds: Float[Array, "I D"]
     item_views: Float[Array, "I D"]
+    item_contents: Float[Array, "I D"]
     edge_views: dict[str, Float[Array, "I D"]]
     features: dict[str, Float[Array, "I _F"]]
     means: dict[str, Float[Array, " _F"]]
@@ -63,17 +66,18 @@ def knowledge_of(method: Any, state: Any, inputs: Inputs) -> Knowledge:
     if settings.user_hops:
         walked = view_of_users(inputs.co_users, params.view_users, n_items, settings.user_hops - 1)
         item_views = propagate(inputs.co_users.interactions.to_columns, walked, n_items)
-    edges = jnp.zeros((len(inputs.features) * n_items, settings.dim))
+    n_edges, contents = len(inputs.features) * n_items, jnp.zeros_like(params.items)
+    edges = jnp.zeros((n_edges, settings.dim))
     if settings.item_hops:
-        walked = view_of_items(
-            inputs.content, params.view_items, len(edges), settings.item_hops - 1
-        )
-        edges = propagate(inputs.content.to_columns, walked, len(edges))
+        walked = view_of_items(inputs.content, params.view_items, n_edges, settings.item_hops - 1)
+        edges = propagate(inputs.content.to_columns, walked, n_edges)
+        contents = unit_rows(view_of_items(inputs.content, walked, n_edges, 1))
     by_modality = jnp.split(edges, len(inputs.features))
     return Knowledge(
         item_degree=jax.ops.segment_sum(jnp.ones(len(rows.items)), rows.items, n_items),
         item_rounds=before_the_last / (settings.layers + 1),
         item_views=item_views,
+        item_contents=contents,
         edge_views=dict(zip(inputs.features, by_modality, strict=True)),
         features=inputs.features,
         means=inputs.means,
@@ -91,7 +95,9 @@ def user_vectors(
     weight = jnp.where(degree > 0, weight, 0.0)
     interactions = _sums(rows, weight, known.item_rounds)
     views = _sums(rows, rows.mask.astype(weight.dtype), known.item_views)
-    return interactions + config.view.user_weight * unit_rows(views)
+    taste = _sums(rows, weight, known.item_contents)
+    weights = config.view.user_weight, config.view.taste_weight
+    return interactions + weights[0] * unit_rows(views) + weights[1] * unit_rows(taste)
 
 
 def _sums(

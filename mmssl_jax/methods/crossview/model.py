@@ -5,7 +5,8 @@ the views, LGCN_L(E) the mean of E after 0 .. L rounds of the light graph convol
 
     q_U = W^a P_U            users who share items          (methods/views.py)
     q_I = (D^-1/2 H H' D^-1/2)^b P_I    items of like content
-    u = LGCN_L(E)_u + w_U q_u / |q_u|        i = LGCN_L(E)_i + w_I q_i / |q_i|
+    t_u = sum_{i in N(u)} (q_i / |q_i|) / sqrt(d_u d_i)        the taste of users
+    u = LGCN_L(E)_u + w_U q_u / |q_u| + w_T t_u / |t_u|        i = LGCN_L(E)_i + w_I q_i / |q_i|
     score of u and i: u . i
 
 Over a batch of interactions (u, i), and N items j drawn for all of them,
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
+from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import InteractionRows
 from mmssl_jax.graph.sparse import SparseMatrix
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
@@ -77,11 +79,12 @@ def embeddings(settings: ViewSettings, params: Params, inputs: Inputs) -> Embedd
     if settings.item_hops:
         n_edges = len(inputs.features) * n_items
         of_items = view_of_items(inputs.content, params.view_items, n_edges, settings.item_hops)
-    vectors = Vectors(
-        users + settings.user_weight * unit_rows(of_users),
-        items + settings.item_weight * unit_rows(of_items),
-    )
-    return Embeddings(vectors, Vectors(of_users, of_items))
+    users += settings.user_weight * unit_rows(of_users)
+    items += settings.item_weight * unit_rows(of_items)
+    if settings.taste_weight and settings.item_hops:
+        taste = propagate(inputs.graph.to_users, unit_rows(of_items), users.shape[0])
+        users += settings.taste_weight * unit_rows(taste)
+    return Embeddings(Vectors(users, items), Vectors(of_users, of_items))
 
 
 def batch_loss(
