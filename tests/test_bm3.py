@@ -9,7 +9,8 @@ import pytest
 
 from mmssl_jax.config import override
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.methods.bm3 import BM3, BM3Config, Params, mean_of_present, targets
+from mmssl_jax.losses.cosine import cosine_distance, mean_of_present
+from mmssl_jax.methods.bm3 import BM3, BM3Config, Params, targets
 from mmssl_jax.sampling import sample_batch
 from mmssl_jax.training.problem import (
     compile_embedding,
@@ -168,6 +169,14 @@ def test_the_mean_over_devices_is_that_of_all_present_rows():
     )
     assert float(jnp.mean(shares)) == pytest.approx(values[present].mean())
     assert float(mean_of_present(jnp.ones(3), jnp.zeros(3, bool), None)) == 0
+
+
+def test_a_row_of_zeros_is_at_distance_1_with_a_finite_gradient():
+    zeros, ones = jnp.zeros((2, 3)), jnp.ones((2, 3))
+    np.testing.assert_allclose(cosine_distance(zeros, ones), 1.0)
+    np.testing.assert_allclose(cosine_distance(2 * ones, ones), 0.0, atol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(cosine_distance(x, ones)))(zeros)
+    assert not np.asarray(gradient).any()
 
 
 def losses(devices: int, transform: str) -> list[dict[str, float]]:

@@ -1,5 +1,7 @@
 """SimGCL against dense NumPy, its noise, and a planted checkerboard."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,7 @@ def config_of(**changes):
     return override(SimGCLConfig(), {**shared, **sizes, **changes})
 
 
+@functools.cache
 def adjacency() -> np.ndarray:
     """[U + I, U + I], normalised by both degrees, by loops."""
     matrix = interaction_matrix()

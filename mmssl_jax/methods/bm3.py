@@ -15,7 +15,8 @@ of each modality m and all else that is compared go through one linear layer eac
 u and i are a batch's users and positive items; there are no negatives. The means of a modality are
 over the items that have it, 0 where none of the batch does. H_U and H_I are the h of all users and
 all I items, and |H| is the square root of the sum of squares: weights of the loss are those of
-public benchmarks, where the paper has none for its parts, and squares.
+public benchmarks, where the paper has none for its parts, and squares. Features are constants, as
+in the paper; benchmarks let them learn.
 """
 
 from dataclasses import dataclass, field
@@ -33,12 +34,11 @@ from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import item_features, item_presence
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import frobenius_norm
+from mmssl_jax.losses.cosine import cosine_distance, mean_of_present
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
 from mmssl_jax.methods.trained import Step, Trained
-from mmssl_jax.norms import unit_rows
 from mmssl_jax.optimizers import Descent
-from mmssl_jax.parallel import pmean
 
 
 @dataclass(frozen=True)
@@ -124,22 +124,6 @@ def targets(
     return jax.lax.stop_gradient(jnp.where(kept, h, 0.0))
 
 
-def distance(x: Float[Array, "B D"], y: Float[Array, "B D"]) -> Float[Array, " B"]:
-    """1 - cosine of each pair of rows; 1 where one of them is 0."""
-    return 1.0 - jnp.sum(unit_rows(x) * unit_rows(y), axis=1)
-
-
-def mean_of_present(
-    values: Float[Array, " B"], present: Bool[Array, " B"], axis: str | None
-) -> Float[Array, ""]:
-    """Mean over the rows of all devices that are present, 0 if there is none.
-
-    It is the mean over the devices of what each of them returns.
-    """
-    count = pmean(jnp.sum(present.astype(values.dtype)), axis)
-    return jnp.sum(jnp.where(present, values, 0.0)) / jnp.where(count > 0, count, 1.0)
-
-
 @dataclass(frozen=True)
 class BM3(Trained):
     """BM3 behind the contract of `mmssl_jax/method.py`."""
@@ -179,14 +163,17 @@ class BM3(Trained):
         rate, n_items = settings.dropout, self.n_items
         user_targets = targets(user_key, self.n_users, users, of_users, rate)
         item_targets = targets(item_key, n_items, items, of_items, rate)
-        rank = jnp.mean(distance(apply(params.predictor, of_users), item_targets))
-        rank = rank + jnp.mean(distance(apply(params.predictor, of_items), user_targets))
+        rank = jnp.mean(cosine_distance(apply(params.predictor, of_users), item_targets))
+        rank = rank + jnp.mean(cosine_distance(apply(params.predictor, of_items), user_targets))
         align, mask = jnp.zeros(()), jnp.zeros(())
         for key, (m, features) in zip(keys, inputs.features.items(), strict=True):
             projected = apply(params.projections[m], features[items])
             predicted = apply(params.predictor, projected)
             own_targets = targets(key, n_items, items, projected, rate)
-            to_id, to_own = distance(predicted, item_targets), distance(predicted, own_targets)
+            to_id, to_own = (
+                cosine_distance(predicted, item_targets),
+                cosine_distance(predicted, own_targets),
+            )
             present = inputs.present[m][items]
             align = align + mean_of_present(to_id, present, self.axis)
             mask = mask + mean_of_present(to_own, present, self.axis)

@@ -10,8 +10,8 @@ With vectors p_u, theta_um of users and q_i of items, matrices E_m and an item's
 
 X, Y_i, Y_j are the vectors of a batch of B triples, without the 1, and |X| is the square root of
 the sum of squares: the regularisation of public benchmarks, where the paper has squares of the
-parameters. The numbers in brackets are left out unless `vbpr.biases`, as they are there. f_im is 0
-for an item that lacks m.
+parameters. The numbers in brackets are left out unless `vbpr.biases`, as they are there. f_im are
+the raw features, as there, or standardised by column; 0 for an item that lacks m.
 
 A new item known by features has its content and no part of its own: y = [0, E_1 f_1, .., sum_m
 beta_m . f_m]. A new user known by items N takes the direction of the first step that the ranking
@@ -32,13 +32,13 @@ from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import directed_graph
-from mmssl_jax.graph.item_graph import item_features
+from mmssl_jax.graph.item_graph import centred, item_features, item_presence
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
 from mmssl_jax.method import Inductive, Metrics, Vectors
 from mmssl_jax.methods.trained import Step, Trained
-from mmssl_jax.norms import unit_rows
+from mmssl_jax.norms import inverse_norm, unit_rows
 from mmssl_jax.optimizers import Descent
 
 Features = Mapping[str, Float[Array, "N _F"]]
@@ -52,8 +52,8 @@ class VBPRSettings:
     """Width of the vectors of users and items that features have no part in."""
     content_dim: PositiveInt = 64
     """Width that the features of each modality are projected to."""
-    unit_features: bool = False
-    """Whether an item's features of a modality are divided by their length first."""
+    standardised: bool = False
+    """Whether features are first shifted and scaled to mean 0 and deviation 1 over the items."""
     biases: bool = False
     """Whether every item has a bias, and features add to it."""
     regularization: NonNegativeFloat = 1.0
@@ -74,11 +74,19 @@ class VBPRConfig(Config):
     train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
+class Scaling(NamedTuple):
+    """f = (raw - shift) * scale, by column."""
+
+    shift: Float[Array, " F"]
+    scale: Float[Array, " F"]
+
+
 class Inputs(NamedTuple):
-    """The training interactions by user, and features as the settings want them."""
+    """The training interactions by user, features f, and how these were made of the raw ones."""
 
     rows: InteractionRows
     features: dict[str, Float[Array, "I _F"]]
+    scalings: dict[str, Scaling]
 
 
 class Params(NamedTuple):
@@ -95,17 +103,33 @@ class Params(NamedTuple):
 class Knowledge(NamedTuple):
     """What vectors of new users and items are made from.
 
-    items: y. user_norm: the mean length of x over the users with training interactions.
+    items: y. shift, scale: as in `Scaling`. user_norm: the mean length of x over the users with
+    training interactions.
     """
 
     items: Float[Array, "I W_plus_b"]
     content: dict[str, Float[Array, "_F C_plus_b"]]
+    shift: dict[str, Float[Array, " _F"]]
+    scale: dict[str, Float[Array, " _F"]]
     user_norm: Float[Array, ""]
 
 
-def scaled(features: Features, settings: VBPRSettings) -> dict[str, Float[Array, "N _F"]]:
-    """The features that are projected: raw or of unit length."""
-    return {m: unit_rows(x) if settings.unit_features else x for m, x in features.items()}
+def scaling_of(raw: Float[Array, "I F"], present: Bool[Array, " I"], standardised: bool) -> Scaling:
+    """From the items that are present; a column that is constant over them becomes 0."""
+    if not standardised:
+        return Scaling(jnp.zeros(raw.shape[1]), jnp.ones(raw.shape[1]))
+    rows, mean = centred(raw, present)
+    variance = jnp.sum(rows * rows, axis=0) / jnp.maximum(jnp.sum(present), 1)
+    # Rounding leaves a constant a little off its mean.
+    varies = variance > 1e-10 * (mean * mean + variance)
+    return Scaling(mean, inverse_norm(jnp.where(varies, variance, 0.0)))
+
+
+def scaled(
+    raw: Float[Array, "N F"], present: Bool[Array, " N"], shift: Array, scale: Array
+) -> Float[Array, "N F"]:
+    """f, 0 where a row is not present."""
+    return jnp.where(present[:, None], (raw - shift[None, :]) * scale[None, :], 0.0)
 
 
 def item_rows(
@@ -114,7 +138,7 @@ def item_rows(
     features: Features,
     settings: VBPRSettings,
 ) -> Float[Array, "N W_plus_b"]:
-    """y of the items of these own parts and scaled features."""
+    """y of the items of these own parts and features f."""
     dim, width = settings.dim, settings.content_dim
     projected = [x @ content[m] for m, x in features.items()]
     bias = own[:, dim:] + sum(x[:, width:] for x in projected)
@@ -132,7 +156,10 @@ def knowledge_of(method: "VBPR", state: Descent, inputs: Inputs) -> Knowledge:
     trained = jnp.diff(inputs.rows.start) > 0
     lengths = jnp.where(trained, jnp.linalg.norm(params.users, axis=1), 0.0)
     mean_length = jnp.sum(lengths) / jnp.maximum(jnp.sum(trained), 1)
-    return Knowledge(method.embed(state, inputs).items, params.content, mean_length)
+    shift = {m: each.shift for m, each in inputs.scalings.items()}
+    scale = {m: each.scale for m, each in inputs.scalings.items()}
+    items = method.embed(state, inputs).items
+    return Knowledge(items, params.content, shift, scale, mean_length)
 
 
 def user_vectors(config: VBPRConfig, known: Knowledge, rows: BatchEdges) -> Float[Array, "B _W"]:
@@ -155,9 +182,11 @@ def item_vectors(
 ) -> Float[Array, "B _W"]:
     """y of items known by raw features alone."""
     settings = config.vbpr
-    kept = {m: jnp.where(present[m][:, None], x, 0.0) for m, x in features.items()}
-    own = jnp.zeros((len(next(iter(kept.values()))), settings.dim + settings.biases))
-    return item_rows(own, known.content, scaled(kept, settings), settings)
+    content = {
+        m: scaled(raw, present[m], known.shift[m], known.scale[m]) for m, raw in features.items()
+    }
+    own = jnp.zeros((len(next(iter(content.values()))), settings.dim + settings.biases))
+    return item_rows(own, known.content, content, settings)
 
 
 @dataclass(frozen=True)
@@ -174,7 +203,13 @@ class VBPR(Trained):
     def inputs(self, dataset: Dataset) -> Inputs:
         """The training interactions by user, and the features."""
         rows = interaction_rows(dataset.train, dataset.n_users, dataset.n_items)
-        return Inputs(rows, scaled(item_features(dataset), self.config.vbpr))
+        raw, present = item_features(dataset), item_presence(dataset)
+        scalings = {
+            m: scaling_of(x, present[m], self.config.vbpr.standardised) for m, x in raw.items()
+        }
+        return Inputs(
+            rows, {m: scaled(x, present[m], *scalings[m]) for m, x in raw.items()}, scalings
+        )
 
     def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
         """Xavier's vectors and projections, and no bias yet."""
