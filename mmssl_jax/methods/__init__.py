@@ -1,6 +1,7 @@
 """The methods that `--method NAME` chooses from."""
 
 from mmssl_jax.method import Method
+from mmssl_jax.methods.freedom import Freedom
 from mmssl_jax.methods.lightgcn import LightGCN
 from mmssl_jax.methods.mf import MF
 from mmssl_jax.methods.mmssl import MMSSL
@@ -9,5 +10,6 @@ METHODS: dict[str, type[Method]] = {
     "mmssl": MMSSL,
     "lightgcn": LightGCN,
     "mf": MF,
+    "freedom": Freedom,
 }
 DEFAULT = "mmssl"
