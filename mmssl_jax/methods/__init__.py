@@ -2,6 +2,7 @@
 
 from mmssl_jax.method import Method
 from mmssl_jax.methods.freedom import Freedom
+from mmssl_jax.methods.lattice import Lattice
 from mmssl_jax.methods.lightgcn import LightGCN
 from mmssl_jax.methods.mf import MF
 from mmssl_jax.methods.mmssl import MMSSL
@@ -11,5 +12,6 @@ METHODS: dict[str, type[Method]] = {
     "lightgcn": LightGCN,
     "mf": MF,
     "freedom": Freedom,
+    "lattice": Lattice,
 }
 DEFAULT = "mmssl"

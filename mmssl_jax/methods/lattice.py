@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from mmssl_jax.config import Config, DataConfig, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig, UpToOne
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import (
@@ -60,7 +60,7 @@ class LatticeSettings:
     """Propagation rounds n over the item graph."""
     k: PositiveInt = 10
     """Nearest items of each item in each graph, itself included."""
-    raw_share: Annotated = 0.9
+    raw_share: UpToOne = 0.9
     """Share lambda of the raw features' graph; the rest is the learned one's."""
     regularization: NonNegativeFloat = 1e-4
     """Weight of half the squares of a batch's final vectors, per triple."""
@@ -135,3 +135,96 @@ def exchanged(
         holders, rng = np.flatnonzero(present[modality]), np.random.default_rng((seed, number))
         mixed[modality] = rows.at[holders].set(rows[rng.permutation(holders)])
     return mixed
+
+
+@dataclass(frozen=True)
+class Lattice(Trained):
+    """LATTICE behind the contract of `mmssl_jax/method.py`."""
+
+    TITLE: ClassVar[str] = "LATTICE"
+    CONFIG: ClassVar[type[Config]] = LatticeConfig
+    NEEDS_FEATURES: ClassVar[bool] = True
+
+    def inputs(self, dataset: Dataset) -> Inputs:
+        """The user-item graph, the features, and the item graphs of these."""
+        data, size = self.config.data, (dataset.n_users, dataset.n_items)
+        neighbours = modality_neighbours(dataset, self.config.lattice.k, True, data)
+        features, present = item_features(dataset), item_presence(dataset)
+        if data.neighbours == "random":
+            features = exchanged(features, present, data.seed)
+        return Inputs(
+            observed_graph(dataset.train, *size, "symmetric"),
+            interaction_rows(dataset.train, *size),
+            features,
+            present,
+            {
+                m: neighbour_matrix(n, cosine_weights(n, n.cosine)).to_rows
+                for m, n in neighbours.items()
+            },
+        )
+
+    def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
+        """Xavier-uniform embeddings and projections; all modalities weigh alike."""
+        dim, features = self.config.lattice.dim, inputs.features
+        tables_key, *keys = jax.random.split(key, 1 + len(features))
+        users, items = xavier_tables(tables_key, (self.n_users, self.n_items), dim)
+        projections = {
+            m: new_linear(k, rows.shape[1], dim)
+            for k, (m, rows) in zip(keys, features.items(), strict=True)
+        }
+        return Params(users, items, projections, {m: jnp.zeros(()) for m in features})
+
+    def projected(self, params: Params, inputs: Inputs) -> dict[str, Float[Array, "I D"]]:
+        """z_m, 0 for an item that lacks the modality."""
+        return {
+            m: jnp.where(inputs.present[m][:, None], linear(params.projections[m], rows), 0.0)
+            for m, rows in inputs.features.items()
+        }
+
+    def nearest(self, params: Params, inputs: Inputs) -> dict[str, Neighbours]:
+        """The nearest items by z_m."""
+        z = self.projected(params, inputs)
+        return {m: nearest_items(rows, self.config.lattice.k, True) for m, rows in z.items()}
+
+    def carry(self, key: Key[Array, ""], params: Params, inputs: Inputs) -> dict[str, Neighbours]:
+        """The nearest by the first projections."""
+        del key
+        return self.nearest(params, inputs)
+
+    def start_epoch(self, state: Descent, inputs: Inputs) -> Descent:
+        """Looks for the nearest anew."""
+        return state._replace(carried=self.nearest(state.params, inputs))
+
+    def vectors(self, params: Params, nearest: dict[str, Neighbours], inputs: Inputs) -> Vectors:
+        """u and i, with `nearest` by z_m."""
+        settings, z = self.config.lattice, self.projected(params, inputs)
+        learned = {
+            m: cosine_weights(near, neighbour_cosines(z[m], near.items))
+            for m, near in nearest.items()
+        }
+        shares = jax.nn.softmax(jnp.stack([params.mixture[m] for m in nearest]))
+        alike = params.items
+        for _ in range(settings.item_layers):
+            raw = [propagate(inputs.item_graphs[m], alike, self.n_items) for m in nearest]
+            new = [neighbour_sum(alike, near.items, learned[m]) for m, near in nearest.items()]
+            lam = settings.raw_share
+            alike = sum(
+                share * (lam * of_raw + (1 - lam) * of_new)
+                for share, of_raw, of_new in zip(shares, raw, new, strict=True)
+            )
+        final = light_gcn(inputs.graph, params.users, params.items, settings.layers)
+        return Vectors(final.users, final.items + unit_rows(alike))
+
+    def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
+        """The ranking loss and the squares of the batch's final vectors."""
+        batch, final = step.batch, self.vectors(params, step.carried, inputs)
+        users = final.users[batch.users]
+        positives, negatives = final.items[batch.positives], final.items[batch.negatives]
+        bpr = bpr_loss(users, positives, negatives)
+        squares = embedding_l2(users, positives, negatives)
+        total = bpr + self.config.lattice.regularization * squares
+        return total, {"bpr": bpr, "loss": total}
+
+    def embed(self, state: Descent, inputs: Inputs) -> Vectors:
+        """The vectors with the epoch's neighbours."""
+        return self.vectors(state.params, state.carried, inputs)
