@@ -5,6 +5,7 @@ from mmssl_jax.methods.freedom import Freedom
 from mmssl_jax.methods.lattice import Lattice
 from mmssl_jax.methods.lightgcn import LightGCN
 from mmssl_jax.methods.mf import MF
+from mmssl_jax.methods.mgcn import MGCN
 from mmssl_jax.methods.mmssl import MMSSL
 
 METHODS: dict[str, type[Method]] = {
@@ -13,5 +14,6 @@ METHODS: dict[str, type[Method]] = {
     "mf": MF,
     "freedom": Freedom,
     "lattice": Lattice,
+    "mgcn": MGCN,
 }
 DEFAULT = "mmssl"
