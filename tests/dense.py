@@ -115,8 +115,8 @@ N_COLOURED_USERS, N_COLOURED_ITEMS = 12, 16
 
 
 def coloured() -> Dataset:
-    """A user likes items of their colour, index % 2, and features show an item's colour. Of each
-    colour the last item has no training interaction: features alone tell who will like it."""
+    """A user has all items of their colour, index % 2, but the last, which has no training
+    interaction: features, which show an item's colour, alone tell who will like it."""
     rng, size = np.random.default_rng(0), (N_COLOURED_USERS, N_COLOURED_ITEMS)
     users, items = np.indices(size)
     liked, is_new = users % 2 == items % 2, items >= N_COLOURED_ITEMS - 2
@@ -127,7 +127,7 @@ def coloured() -> Dataset:
         name="coloured",
         user_ids=np.arange(size[0]),
         item_ids=np.arange(size[1]),
-        train=np.argwhere(liked & ~is_new & (rng.random(size) < 0.8)).astype(np.int32),
+        train=np.argwhere(liked & ~is_new).astype(np.int32),
         validation=np.zeros((0, 2), np.int32),
         test=np.argwhere(liked & is_new).astype(np.int32),
         features={m: x.astype(np.float32) for m, x in features.items()},

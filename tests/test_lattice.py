@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import override
-from mmssl_jax.methods.lattice import Lattice, LatticeConfig, exchanged, neighbour_sum
+from mmssl_jax.methods.lattice import Lattice, LatticeConfig, exchanged
 from mmssl_jax.methods.trained import Step
 from mmssl_jax.sampling import sample_batch
 from tests.dense import (
@@ -118,16 +118,6 @@ def test_an_epoch_looks_for_neighbours_by_its_own_projections():
         assert np.any(near.items != state.carried[m].items)
 
 
-def test_sums_over_neighbours_are_those_of_a_matrix():
-    rng = np.random.default_rng(0)
-    x, items, weights = rng.normal(size=(7, 3)), rng.integers(7, size=(7, 4)), rng.random((7, 4))
-    matrix = np.zeros((7, 7))
-    for i, j in np.ndindex(items.shape):
-        matrix[i, items[i, j]] += weights[i, j]
-    found = neighbour_sum(*map(jnp.asarray, (x, items, weights)))
-    np.testing.assert_allclose(found, matrix @ x, rtol=1e-5)
-
-
 def test_random_neighbours_leave_no_item_its_own_features():
     """Those of others that have the modality; nothing is invented."""
     dataset = partial_step_dataset()
@@ -144,4 +134,4 @@ def test_random_neighbours_leave_no_item_its_own_features():
 
 def test_features_tell_who_likes_a_new_item():
     changes = {"lattice.dim": 8, "sampling.batch_size": 48, "lattice.regularization": 1e-4}
-    assert np.all(new_items_margins(config_of(**changes)) > 0)
+    assert np.all(new_items_margins(config_of(**changes)) > 0.1)

@@ -139,8 +139,8 @@ def test_loss_and_gradient_are_those_of_dense_numpy():
 
 def test_features_tell_who_likes_a_new_item():
     changes = {"mgcn.dim": 8, "sampling.batch_size": 48, "mgcn.regularization": 1e-4}
-    changes |= {"mgcn.contrast": 1e-2, "mgcn.k": 8}
-    assert np.all(new_items_margins(config_of(**changes)) > 0)
+    changes |= {"mgcn.contrast": 1e-2}
+    assert np.all(new_items_margins(config_of(**changes)) > 0.1)
 
 
 def test_what_ranks_is_finite_without_any_feature_that_is_not_0():

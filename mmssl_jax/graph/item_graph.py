@@ -156,6 +156,12 @@ def symmetric_weights(neighbours: Neighbours, values: Float[Array, "I K"]) -> Fl
     return values * inverse[:, None] * inverse[neighbours.items]
 
 
+def cosine_weights(neighbours: Neighbours, cosine: Float[Array, "I K"]) -> Float[Array, "I K"]:
+    """`symmetric_weights` of the cosines above 0; the others weigh nothing."""
+    positive = jnp.where(neighbours.found, jnp.maximum(cosine, 0.0), 0.0)
+    return symmetric_weights(neighbours, positive)
+
+
 def mixed_neighbours(
     neighbours: Mapping[str, Neighbours], weights: Mapping[str, float]
 ) -> tuple[Neighbours, Float[Array, "N MK"]]:

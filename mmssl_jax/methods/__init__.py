@@ -6,6 +6,7 @@ from mmssl_jax.methods.lattice import Lattice
 from mmssl_jax.methods.lightgcn import LightGCN
 from mmssl_jax.methods.mf import MF
 from mmssl_jax.methods.mgcn import MGCN
+from mmssl_jax.methods.mmhcl import MMHCL
 from mmssl_jax.methods.mmssl import MMSSL
 
 METHODS: dict[str, type[Method]] = {
@@ -15,5 +16,6 @@ METHODS: dict[str, type[Method]] = {
     "freedom": Freedom,
     "lattice": Lattice,
     "mgcn": MGCN,
+    "mmhcl": MMHCL,
 }
 DEFAULT = "mmssl"

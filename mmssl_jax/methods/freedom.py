@@ -48,7 +48,7 @@ from mmssl_jax.losses.bpr import bpr_loss
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
 from mmssl_jax.methods.linear import xavier_kernel
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.trained import Step, Trained, of_batch
 from mmssl_jax.optimizers import Descent
 from mmssl_jax.sampling import Batch
 
@@ -205,12 +205,10 @@ class Freedom(Trained):
 
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
         """The ranking loss on the thinned graph, and those on projected features."""
-        batch = step.batch
-        final = self.vectors(params, step.carried.graph, inputs)
-        users = final.users[batch.users]
-        bpr = bpr_loss(users, final.items[batch.positives], final.items[batch.negatives])
+        triples = of_batch(self.vectors(params, step.carried.graph, inputs), step.batch)
+        bpr = bpr_loss(*triples)
         of_features = sum(
-            feature_bpr(users, kernel, inputs.features[m], inputs.present[m], batch)
+            feature_bpr(triples[0], kernel, inputs.features[m], inputs.present[m], step.batch)
             for m, kernel in params.projections.items()
         )
         total = bpr + self.config.freedom.feature_weight * of_features

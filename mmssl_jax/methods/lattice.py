@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig, UpToOne
@@ -30,20 +30,21 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import (
     Neighbours,
+    cosine_weights,
     item_features,
     item_presence,
     modality_neighbours,
     nearest_items,
     neighbour_matrix,
-    symmetric_weights,
 )
+from mmssl_jax.graph.neighbour_sums import neighbour_cosines, neighbour_sums
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
-from mmssl_jax.methods.linear import Linear, linear, new_linear
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.linear import Linear, linear, new_linears
+from mmssl_jax.methods.trained import Step, Trained, of_batch
 from mmssl_jax.norms import unit_rows
 from mmssl_jax.optimizers import Descent
 
@@ -99,33 +100,6 @@ class Params(NamedTuple):
     mixture: dict[str, Float[Array, ""]]
 
 
-def cosine_weights(neighbours: Neighbours, cosine: Float[Array, "I K"]) -> Float[Array, "I K"]:
-    """v_ij (d_i d_j)^-1/2 of the cosines above 0."""
-    found = jnp.where(neighbours.found, jnp.maximum(cosine, 0.0), 0.0)
-    return symmetric_weights(neighbours, found)
-
-
-def neighbour_cosines(z: Float[Array, "I D"], items: Int[Array, "I K"]) -> Float[Array, "I K"]:
-    """The cosine of each row and the rows of its neighbours, one neighbour of all at a time."""
-    unit = unit_rows(z)
-    cosine = jax.checkpoint(lambda column: jnp.sum(unit * unit[column], axis=1))
-    return jax.lax.map(cosine, items.T).T
-
-
-def neighbour_sum(
-    x: Float[Array, "I D"], items: Int[Array, "I K"], weights: Float[Array, "I K"]
-) -> Float[Array, "I D"]:
-    """Sums over neighbours of w_ij x_j, which pass gradients on to x and w; one neighbour of all
-    items at a time, since all at once are K times as much memory as x."""
-
-    @jax.checkpoint
-    def add(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
-        item, weight = column
-        return total + weight[:, None] * x[item], None
-
-    return jax.lax.scan(add, jnp.zeros_like(x), (items.T, weights.T))[0]
-
-
 def exchanged(
     features: dict[str, Float[Array, "I _F"]], present: dict[str, Bool[Array, " I"]], seed: int
 ) -> dict[str, Float[Array, "I _F"]]:
@@ -166,12 +140,9 @@ class Lattice(Trained):
     def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
         """Xavier-uniform embeddings and projections; all modalities weigh alike."""
         dim, features = self.config.lattice.dim, inputs.features
-        tables_key, *keys = jax.random.split(key, 1 + len(features))
+        tables_key, layers_key = jax.random.split(key)
         users, items = xavier_tables(tables_key, (self.n_users, self.n_items), dim)
-        projections = {
-            m: new_linear(k, rows.shape[1], dim)
-            for k, (m, rows) in zip(keys, features.items(), strict=True)
-        }
+        projections = new_linears(layers_key, {m: x.shape[1] for m, x in features.items()}, dim)
         return Params(users, items, projections, {m: jnp.zeros(()) for m in features})
 
     def projected(self, params: Params, inputs: Inputs) -> dict[str, Float[Array, "I D"]]:
@@ -206,7 +177,7 @@ class Lattice(Trained):
         alike = params.items
         for _ in range(settings.item_layers):
             raw = [propagate(inputs.item_graphs[m], alike, self.n_items) for m in nearest]
-            new = [neighbour_sum(alike, near.items, learned[m]) for m, near in nearest.items()]
+            new = [neighbour_sums(alike, near.items, learned[m]) for m, near in nearest.items()]
             lam = settings.raw_share
             alike = sum(
                 share * (lam * of_raw + (1 - lam) * of_new)
@@ -217,12 +188,9 @@ class Lattice(Trained):
 
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
         """The ranking loss and the squares of the batch's final vectors."""
-        batch, final = step.batch, self.vectors(params, step.carried, inputs)
-        users = final.users[batch.users]
-        positives, negatives = final.items[batch.positives], final.items[batch.negatives]
-        bpr = bpr_loss(users, positives, negatives)
-        squares = embedding_l2(users, positives, negatives)
-        total = bpr + self.config.lattice.regularization * squares
+        triples = of_batch(self.vectors(params, step.carried, inputs), step.batch)
+        bpr = bpr_loss(*triples)
+        total = bpr + self.config.lattice.regularization * embedding_l2(*triples)
         return total, {"bpr": bpr, "loss": total}
 
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:

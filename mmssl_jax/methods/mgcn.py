@@ -35,11 +35,10 @@ from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import (
-    Neighbours,
+    cosine_weights,
     item_features,
     modality_neighbours,
     neighbour_matrix,
-    symmetric_weights,
 )
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
@@ -47,8 +46,8 @@ from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
 from mmssl_jax.losses.info_nce import info_nce
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
-from mmssl_jax.methods.linear import Linear, linear, new_linear
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.linear import Linear, linear, new_linear, new_linears, xavier_kernel
+from mmssl_jax.methods.trained import Step, Trained, of_batch
 from mmssl_jax.optimizers import Descent
 
 
@@ -112,11 +111,6 @@ class Params(NamedTuple):
     query: Float[Array, " D"]
 
 
-def cosine_graph(near: Neighbours) -> jraph.GraphsTuple:
-    """S_m."""
-    return neighbour_matrix(near, symmetric_weights(near, jnp.maximum(near.cosine, 0.0))).to_rows
-
-
 def have_by_items(edges: np.ndarray, n_users: int, has: Bool[Array, " I"]) -> Bool[Array, " U"]:
     """Which users have a training item that has something."""
     return jnp.asarray(np.bincount(edges[:, 0], np.asarray(has)[edges[:, 1]], n_users) > 0)
@@ -143,6 +137,11 @@ def side_vectors(
     return total / parts[:, None]
 
 
+def summed(base: Vectors, side: Vectors) -> Vectors:
+    """u and i."""
+    return Vectors(base.users + side.users, base.items + side.items)
+
+
 @dataclass(frozen=True)
 class MGCN(Trained):
     """MGCN behind the contract of `mmssl_jax/method.py`."""
@@ -160,7 +159,10 @@ class MGCN(Trained):
             graph=observed_graph(dataset.train, *size, "symmetric"),
             rows=interaction_rows(dataset.train, *size),
             features=item_features(dataset),
-            item_graphs={m: cosine_graph(near) for m, near in neighbours.items()},
+            item_graphs={
+                m: neighbour_matrix(near, cosine_weights(near, near.cosine)).to_rows
+                for m, near in neighbours.items()
+            },
             users_have={m: have_by_items(dataset.train, size[0], h) for m, h in items_have.items()},
             items_have=items_have,
         )
@@ -168,26 +170,17 @@ class MGCN(Trained):
     def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:
         """Xavier-uniform embeddings and layers."""
         dim, features = self.config.mgcn.dim, inputs.features
-        tables_key, attention_key, query_key, key = jax.random.split(key, 4)
-
-        def layers(key: Key[Array, ""], widths: Mapping[str, int]) -> dict[str, Linear]:
-            keys = jax.random.split(key, len(widths))
-            return {
-                m: new_linear(k, width, dim)
-                for k, (m, width) in zip(keys, widths.items(), strict=True)
-            }
-
+        keys = jax.random.split(key, 6)
         square = dict.fromkeys(features, dim)
-        projection_key, gate_key, preference_key = jax.random.split(key, 3)
-        users, items = xavier_tables(tables_key, (self.n_users, self.n_items), dim)
+        users, items = xavier_tables(keys[0], (self.n_users, self.n_items), dim)
         return Params(
             users,
             items,
-            layers(projection_key, {m: rows.shape[1] for m, rows in features.items()}),
-            layers(gate_key, square),
-            layers(preference_key, square),
-            new_linear(attention_key, dim, dim),
-            new_linear(query_key, dim, 1).kernel[:, 0],
+            new_linears(keys[1], {m: x.shape[1] for m, x in features.items()}, dim),
+            new_linears(keys[2], square, dim),
+            new_linears(keys[3], square, dim),
+            new_linear(keys[4], dim, dim),
+            xavier_kernel(keys[5], dim, 1)[:, 0],
         )
 
     def parts(self, params: Params, inputs: Inputs) -> tuple[Vectors, Vectors]:
@@ -207,23 +200,18 @@ class MGCN(Trained):
 
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
         """The ranking loss, the squares of the batch's final vectors, and the contrast."""
-        settings, (positive, user) = self.config.mgcn, (step.batch.positives, step.batch.users)
+        settings, batch = self.config.mgcn, step.batch
         base, side = self.parts(params, inputs)
-        users, items = base.users[user] + side.users[user], base.items + side.items
-        positives, negatives = items[positive], items[step.batch.negatives]
-        bpr = bpr_loss(users, positives, negatives)
-        squares = embedding_l2(users, positives, negatives)
+        triples = of_batch(summed(base, side), batch)
+        bpr = bpr_loss(*triples)
         contrast = sum(
-            info_nce(mine[nodes], base_of[nodes], nodes, settings.temperature, self.axis)
-            for mine, base_of, nodes in (
-                (side.items, base.items, positive),
-                (side.users, base.users, user),
-            )
+            info_nce(z[nodes], c[nodes], nodes, settings.temperature, self.axis)
+            for z, c, nodes in zip(side, base, (batch.users, batch.positives), strict=True)
         )
-        total = bpr + settings.regularization * squares + settings.contrast * contrast
+        total = bpr + settings.regularization * embedding_l2(*triples)
+        total += settings.contrast * contrast
         return total, {"bpr": bpr, "contrast": contrast, "loss": total}
 
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The sums of both parts."""
-        base, side = self.parts(state.params, inputs)
-        return Vectors(base.users + side.users, base.items + side.items)
+        return summed(*self.parts(state.params, inputs))
