@@ -1,5 +1,6 @@
 """Graphs between items from their features: the k nearest of each by cosine."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -153,3 +154,21 @@ def symmetric_weights(neighbours: Neighbours, values: Float[Array, "I K"]) -> Fl
     positive = degree > 0
     inverse = jnp.where(positive, jnp.where(positive, degree, 1.0) ** -0.5, 0.0)
     return values * inverse[:, None] * inverse[neighbours.items]
+
+
+def cosine_weights(neighbours: Neighbours, cosine: Float[Array, "I K"]) -> Float[Array, "I K"]:
+    """`symmetric_weights` of the cosines above 0; the others weigh nothing."""
+    positive = jnp.where(neighbours.found, jnp.maximum(cosine, 0.0), 0.0)
+    return symmetric_weights(neighbours, positive)
+
+
+def mixed_neighbours(
+    neighbours: Mapping[str, Neighbours], weights: Mapping[str, float]
+) -> tuple[Neighbours, Float[Array, "N MK"]]:
+    """The neighbours of all modalities side by side, and their weights in the weighted mean of the
+    modalities' `mean_weights`: of the modalities that an item has neighbours in."""
+    parts = zip(*neighbours.values(), strict=True)
+    together = Neighbours(*(jnp.concatenate(part, axis=1) for part in parts))
+    shares = jnp.concatenate([weights[m] * mean_weights(n) for m, n in neighbours.items()], axis=1)
+    total = jnp.sum(shares, axis=1, keepdims=True)
+    return together, shares / jnp.where(total > 0, total, 1.0)

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.method import Inputs, Method, Metrics
+from mmssl_jax.method import Inputs, Method, Metrics, Vectors
 from mmssl_jax.optimizers import Descent, adamw, descend
 from mmssl_jax.sampling import Batch, sample_share, steps_per_epoch
 
@@ -26,6 +26,12 @@ class Step(NamedTuple):
     batch: Batch
     key: Key[Array, ""]
     carried: PyTree
+
+
+def of_batch(vectors: Vectors, batch: Batch) -> tuple[Float[Array, "B D"], ...]:
+    """The vectors of a batch's users, positives and negatives."""
+    items = vectors.items
+    return vectors.users[batch.users], items[batch.positives], items[batch.negatives]
 
 
 @dataclass(frozen=True)
