@@ -22,7 +22,6 @@ in the paper; benchmarks let them learn.
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -37,6 +36,7 @@ from mmssl_jax.losses.bpr import frobenius_norm
 from mmssl_jax.losses.cosine import cosine_distance, mean_of_present
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
+from mmssl_jax.methods.linear import Linear, linear, new_linear
 from mmssl_jax.methods.trained import Step, Trained
 from mmssl_jax.optimizers import Descent
 
@@ -80,13 +80,6 @@ class Inputs(NamedTuple):
     present: dict[str, Bool[Array, " I"]]
 
 
-class Linear(NamedTuple):
-    """x kernel + bias."""
-
-    kernel: Float[Array, "F D"]
-    bias: Float[Array, " D"]
-
-
 class Params(NamedTuple):
     """ID embeddings, a projection of each modality, and the predictor p."""
 
@@ -94,16 +87,6 @@ class Params(NamedTuple):
     items: Float[Array, "I D"]
     projections: dict[str, Linear]
     predictor: Linear
-
-
-def new_linear(key: Key[Array, ""], width: int, dim: int) -> Linear:
-    """Xavier-normal, without bias yet."""
-    return Linear(nn.initializers.xavier_normal()(key, (width, dim)), jnp.zeros(dim))
-
-
-def apply(layer: Linear, x: Float[Array, "N F"]) -> Float[Array, "N D"]:
-    """The layer's value at each row."""
-    return x @ layer.kernel + layer.bias[None, :]
 
 
 def hidden(graph: BipartiteGraph, params: Params, layers: int) -> Vectors:
@@ -163,12 +146,12 @@ class BM3(Trained):
         rate, n_items = settings.dropout, self.n_items
         user_targets = targets(user_key, self.n_users, users, of_users, rate)
         item_targets = targets(item_key, n_items, items, of_items, rate)
-        rank = jnp.mean(cosine_distance(apply(params.predictor, of_users), item_targets))
-        rank = rank + jnp.mean(cosine_distance(apply(params.predictor, of_items), user_targets))
+        rank = jnp.mean(cosine_distance(linear(params.predictor, of_users), item_targets))
+        rank = rank + jnp.mean(cosine_distance(linear(params.predictor, of_items), user_targets))
         align, mask = jnp.zeros(()), jnp.zeros(())
         for key, (m, features) in zip(keys, inputs.features.items(), strict=True):
-            projected = apply(params.projections[m], features[items])
-            predicted = apply(params.predictor, projected)
+            projected = linear(params.projections[m], features[items])
+            predicted = linear(params.predictor, projected)
             own_targets = targets(key, n_items, items, projected, rate)
             to_id, to_own = (
                 cosine_distance(predicted, item_targets),
@@ -185,4 +168,4 @@ class BM3(Trained):
         """The predictions of all users and items."""
         params = state.params
         h = hidden(inputs.graph, params, self.config.bm3.layers)
-        return Vectors(*(apply(params.predictor, side) for side in h))
+        return Vectors(*(linear(params.predictor, side) for side in h))
