@@ -49,6 +49,9 @@ class Ratio(NamedTuple):
     chance: float
 
 
+NOTHING = Ratio(math.nan, math.nan, math.nan)
+
+
 class Signal(NamedTuple):
     """Of one modality: the number of pairs, the co-consumed share of them, and the comparisons."""
 
@@ -59,7 +62,10 @@ class Signal(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """ "signal", "little", "none" or "unknown", by two standard errors."""
+        """ "signal", "little", "none" or "unknown", by two standard errors; none where no item has
+        neighbours."""
+        if not self.pairs:
+            return "none"
         if math.isnan(self.matched.value) or self.pairs * self.matched.chance < LEAST_EXPECTED:
             return "unknown"
         low = self.matched.value - 2 * self.matched.error
@@ -124,6 +130,8 @@ def signal_of(
     edges: Int[np.ndarray, "E 2"], near: Neighbourhood, least: int = LEAST_IN_CLASS
 ) -> Signal:
     """How much more often neighbours are co-consumed than random and than degree-matched items."""
+    if not near.found.any():
+        return Signal(0, math.nan, NOTHING, NOTHING)
     n_items = len(near.known)
     place, other = co_consumed(edges, near.sources, n_items)
     degrees = np.bincount(edges[:, 1], minlength=n_items)
@@ -138,7 +146,7 @@ def signal_of(
     by_source = np.bincount(place, minlength=len(near.sources))[rows]
     random = by_source / max(n_known - 1, 1)
 
-    n_classes = int(class_of.max(initial=0)) + 1
+    n_classes = int(class_of.max()) + 1
     sizes = np.bincount(class_of[near.known], minlength=n_classes)
     matching = _times(
         np.sort(place * n_classes + class_of[other]), rows * n_classes + class_of[items]
@@ -152,7 +160,7 @@ def signal_of(
     usable = drawn > 0
     return Signal(
         pairs=len(rows),
-        rate=float(together.mean()) if len(rows) else math.nan,
+        rate=float(together.mean()),
         random=_ratio(together, random, pairs, n_items),
         matched=_ratio(
             together[usable], matched[usable], (pairs[0][usable], items[usable]), n_items
@@ -174,11 +182,12 @@ def _ratio(
     """sum x / sum chance, with a standard error in which pairs that share an item are dependent:
 
     the variance of the sum of residuals x - ratio * chance is the sum over items of the squared sum
-    of the item's residuals, less what the two items of a pair count twice.
+    of the item's residuals, less what the two items of a pair count twice; and no less than that of
+    independent pairs.
     """
     expected = float(chance.sum())
     if not expected > 0:
-        return Ratio(math.nan, math.nan, 0.0 if len(chance) else math.nan)
+        return NOTHING
     value = float(together.sum()) / expected
     residual = together - value * chance
     first, second = pairs
