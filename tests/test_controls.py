@@ -159,23 +159,6 @@ def test_the_misplaced_are_the_same_in_all_modalities_and_more_in_a_larger_share
         assert any(np.array_equal(row, other, equal_nan=True) for other in rows), item
 
 
-def test_a_single_item_keeps_its_features():
-    one = dataclasses.replace(
-        tiny_dataset(),
-        item_ids=np.arange(1),
-        user_ids=np.arange(2),
-        train=np.array([[0, 0]], np.int32),
-        validation=np.zeros((0, 2), np.int32),
-        test=np.zeros((0, 2), np.int32),
-        features={"a": np.ones((1, 2), np.float32)},
-    )
-    before = np.array(one.features["a"])
-    for control in ("shuffled", "constant"):
-        with pytest.raises(DatasetError, match="has all 1 items"):  # no such dataset trains
-            changed(control, one)
-    np.testing.assert_array_equal(one.features["a"], before)
-
-
 def test_what_cannot_be_replaced_is_refused():
     with pytest.raises(DatasetError, match=r"data\.replaced names \['text'\].*acoustic"):
         changed("noise", modalities=("text", "visual"))
@@ -208,8 +191,8 @@ def test_a_run_has_the_configured_features_whether_or_not_it_is_given_the_datase
 
 def test_a_run_with_noise_is_evaluated_and_resumed_from_its_own_settings(tmp_path):
     folder = write_folder(tiny_dataset(), tmp_path / "data")
-    changes = {"data.format": "auto", "data.path": str(folder), "train.epochs": 1, "game.weight": 0}
-    config = tiny_config("paper", {**changes, "data.features": "noise"})
+    changes = {"data.format": "auto", "data.path": str(folder), "data.features": "noise"}
+    config = config_of("lightgcn", **changes, **{"train.epochs": 1})
     result = fit(config, tmp_path / "run", quiet=True)
     assert evaluate_run(str(tmp_path / "run"), devices=1) == pytest.approx(result["test"])
     fit(config, tmp_path / "run", resume=True, quiet=True)  # it is over
@@ -218,10 +201,8 @@ def test_a_run_with_noise_is_evaluated_and_resumed_from_its_own_settings(tmp_pat
 
 
 @pytest.mark.parametrize("name", USING)
-@pytest.mark.parametrize("neighbours", ["nearest", "random"])
-def test_constant_features_are_no_trouble(name, neighbours):
-    changes = {"data.features": "constant", "data.neighbours": neighbours}
-    problem = load_problem(config_of(name, **changes), tiny_dataset())
+def test_constant_features_are_no_trouble(name):
+    problem = load_problem(config_of(name, **{"data.features": "constant"}), tiny_dataset())
     state, run = new_state(problem), compile_training(problem, train_steps)
     for _ in range(2):
         state, metrics = run(state, 1)

@@ -73,8 +73,6 @@ def misplaced(modality: Modality, draw: Draw) -> Modality:
     """A share of the items gets the rows of other items, the same ones in all modalities; whether
     there is one comes along. A larger share misplaces the same items and more."""
     n_items, rng = len(modality.features), draw.shared()
-    if n_items < 2:
-        return modality
     items = rng.permutation(n_items)[: max(1, round(draw.share * n_items))]
     # Steps of 1 to I - 1 around the circle of the items lead to another one.
     donors = np.arange(n_items) + rng.integers(1, n_items, size=n_items)
