@@ -41,8 +41,19 @@ class DataConfig:
     neighbours: Literal["nearest", "random"] = "nearest"
     """What stands for an item's nearest by features, in methods that look for them: these, or, to
     test what they are worth, as many drawn at random."""
+    features: Literal["real", "noise", "shuffled", "shuffled_each", "constant", "misplaced"] = (
+        "real"
+    )
+    """Features of the items: their own; or, to test what these are worth, normal noise of each
+    column's mean and deviation, all rows in another order (one for all modalities, or one for
+    each), the same row for every item, or another item's row for some items."""
+    replaced: tuple[str, ...] = ()
+    """Modalities that `features` is about, where it is not `real`; empty means all."""
+    misplaced: Fraction = 0.1  # type: ignore[valid-type]
+    """Share of the items that get another item's features, with `features` misplaced."""
     seed: NonNegativeInt = 0
-    """Seed of the synthetic dataset, of the choice of cold items, and of random neighbours."""
+    """Seed of the synthetic dataset, of the choice of cold items, of random neighbours, and of
+    what `features` draws."""
     cold_items: Fraction = 0.0  # type: ignore[valid-type]
     """Share of the items whose interactions are all held out, to test new items on:
     eval.py --cold_items."""
@@ -148,6 +159,16 @@ class Config:
             raise ConfigError(
                 f"data.path is {self.data.path}, but data.format is synthetic, which reads none: "
                 "add --data.format auto to train on the folder, or leave data.path out"
+            )
+        if self.data.features == "real" and self.data.replaced:
+            raise ConfigError(
+                f"data.replaced names {', '.join(self.data.replaced)}, but data.features is real, "
+                "which replaces none: choose another, such as --data.features noise"
+            )
+        if self.data.features == "misplaced" and not self.data.misplaced:
+            raise ConfigError(
+                "data.features is misplaced, but data.misplaced is 0, which changes nothing: give "
+                "a share of the items, such as --data.misplaced 0.1"
             )
         if not self.eval.ks:
             raise ConfigError("eval.ks is empty: give at least one list length")

@@ -75,7 +75,8 @@ class Method(Protocol):
     TITLE: its name in tables. CONFIG: the class of its settings. INDUCTIVE: how it makes vectors of
     new users and items, or None. WATCHED: figures that the line of an epoch shows, where they are
     logged. RATES: settings to lower when a loss is no longer finite. NEEDS_FEATURES: whether a
-    dataset without features of items is refused.
+    dataset without features of items is refused. USES_FEATURES: whether features change what it
+    learns, where it does without them too; one that needs them uses them.
     """
 
     TITLE: ClassVar[str]
@@ -84,6 +85,7 @@ class Method(Protocol):
     WATCHED: ClassVar[tuple[str, ...]] = ("bpr", "loss")
     RATES: ClassVar[tuple[str, ...]] = ("optim.lr",)
     NEEDS_FEATURES: ClassVar[bool] = False
+    USES_FEATURES: ClassVar[bool] = False
 
     config: Config
     axis: str | None
@@ -124,6 +126,11 @@ class Method(Protocol):
         ...
 
 
+def uses_features(kind: type[Method]) -> bool:
+    """Whether features of items change what a method learns."""
+    return kind.NEEDS_FEATURES or kind.USES_FEATURES
+
+
 class Curves(NamedTuple):
     """Pictures of logged figures under one heading: each has a title and the figures it shows."""
 
@@ -160,11 +167,16 @@ class Inspectable(Protocol):
 
 
 class Variant(NamedTuple):
-    """Settings under a name in a study; `changes` are what sets them apart from the base."""
+    """Settings under a name in a study; `changes` are what sets them apart from the base.
+
+    state_of: the variant whose trained states are evaluated under these settings, or "" for one
+    that is trained under them.
+    """
 
     name: str
     what: str
     changes: dict[str, Any]
+    state_of: str = ""
 
 
 BASE = "base"

@@ -266,11 +266,11 @@ def test_a_report_of_two_methods(finished, folder, tmp_path, capsys):
 
 def test_a_study_of_a_method_without_studies_of_its_own(settings, left, tmp_path, capsys):
     shown = left(0, study_command, "--method", "lightgcn", "--help")
-    assert "--study {seeds}" in shown
+    assert "--study {seeds,modalities}" in shown
     assert "ablations" not in shown
-    assert "--study {ablations,departures,seeds}" in left(0, study_command, "--help")
+    assert "--study {ablations,departures,seeds,modalities}" in left(0, study_command, "--help")
     message = left(2, study_command, *settings, "--study=ablations")
-    assert "invalid choice: 'ablations' (choose from 'seeds')" in message
+    assert "invalid choice: 'ablations' (choose from 'seeds', 'modalities')" in message
     out = tmp_path / "study"
     study_command([*settings, "--train.epochs=1", "--seeds=[1, 2]", f"--out={out}"])
     assert sorted(path.name for path in (out / "base").iterdir()) == ["seed-1", "seed-2"]
@@ -280,10 +280,12 @@ def test_a_study_of_a_method_without_studies_of_its_own(settings, left, tmp_path
 
 
 def test_the_studies_of_a_method():
-    assert list(study_texts("mmssl")) == ["ablations", "departures", "seeds"]
-    assert list(study_texts("lightgcn")) == ["seeds"]
+    assert list(study_texts("mmssl")) == ["ablations", "departures", "seeds", "modalities"]
+    assert list(study_texts("lightgcn")) == ["seeds", "modalities"]
     assert all(text.endswith(".") for text in study_texts("mmssl").values())
     (only,) = study_variants("seeds", LightGCNConfig(), ())
     assert only.changes == {}
-    with pytest.raises(ValueError, match="no study 'ablations' of lightgcn; there are seeds"):
+    with pytest.raises(
+        ValueError, match="no study 'ablations' of lightgcn; there are seeds, modal"
+    ):
         study_variants("ablations", LightGCNConfig(), ())

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
-    f"mmssl_jax.{path.parent.name}" for path in (ROOT / "mmssl_jax").glob("*/__main__.py")
+    ".".join(path.parent.relative_to(ROOT).parts)
+    for path in (ROOT / "mmssl_jax").rglob("__main__.py")
 )
 SCRIPTS = ["train.py", "eval.py", "examples/make_shop.py", "examples/ann.py"]
 
@@ -48,7 +49,9 @@ def undocumented(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def test_there_are_commands():
-    assert {f"mmssl_jax.{name}" for name in ("prepare", "report", "study", "tune")} <= set(MODULES)
+    assert {
+        f"mmssl_jax.{name}" for name in ("data.check", "prepare", "report", "study", "tune")
+    } <= set(MODULES)
 
 
 @pytest.mark.parametrize("command", [*MODULES, *SCRIPTS])

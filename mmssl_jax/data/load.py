@@ -1,16 +1,17 @@
-"""The configured dataset: read from its folder, or planted."""
+"""The configured dataset: read from its folder, or planted; and the configured features in it."""
 
 import dataclasses
 from pathlib import Path
 
 from mmssl_jax.config import DataConfig
+from mmssl_jax.data.controls import Draw, replace_features
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
 
 
 def load_dataset(config: DataConfig, needs_features: bool = True) -> Dataset:
-    """Reads or plants the configured dataset.
+    """Reads or plants the configured dataset, with the features that it has.
 
     needs_features: whether one without features of items is refused.
     Raises DatasetError for a dataset that cannot be used.
@@ -30,6 +31,15 @@ def load_dataset(config: DataConfig, needs_features: bool = True) -> Dataset:
         return dataset
     kept = {name: dataset.features[name] for name in sorted(set(config.modalities))}
     return dataclasses.replace(dataset, features=kept)
+
+
+def with_controls(dataset: Dataset, config: DataConfig) -> Dataset:
+    """The dataset with the features that are configured, in place of its own.
+
+    Raises DatasetError for a modality that is not there.
+    """
+    draw = Draw(config.seed, float(config.misplaced))
+    return replace_features(dataset, config.features, config.replaced, draw)
 
 
 def require_data(config: DataConfig, run: Path) -> None:

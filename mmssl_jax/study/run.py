@@ -1,6 +1,7 @@
 """Running a study: every variant and seed in a directory of its own, continued where it stopped."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,20 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.method import BASE, Variant
 from mmssl_jax.methods import METHODS
+from mmssl_jax.ranking.per_user import PerUser, read_per_user, write_per_user
 from mmssl_jax.records.log import write_json, write_text
-from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
+from mmssl_jax.run_config import MAY_MOVE, config_diff, dump_config, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
 from mmssl_jax.study.variants import configure, study_variants
 from mmssl_jax.training.epochs import RunError
-from mmssl_jax.training.loop import dataset_differences, dataset_record, fit
+from mmssl_jax.training.loop import (
+    dataset_differences,
+    dataset_record,
+    fit,
+    metrics_by_user,
+)
+from mmssl_jax.training.problem import SPLITS, compile_embedding, load_problem, split_evaluator
+from mmssl_jax.training.restore import restore_run
 
 
 def run_study(
@@ -29,7 +38,8 @@ def run_study(
     """Runs what is missing of a study and writes `table.csv` and `table.md`, after each run anew.
 
     Args:
-      out: the study's directory; a run lies in `<variant>/seed-<seed>` under it.
+      out: the study's directory; a run lies in `<variant>/seed-<seed>` under it, and so does the
+        evaluation of a variant that is not trained, without checkpoints.
       seeds: all variants see the same, so that differences are paired.
       only: names of the variants to run beside the base; the table holds all that have results.
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
@@ -48,11 +58,21 @@ def run_study(
     for variant, seed in tqdm(runs, unit="run", dynamic_ncols=True):
         config = configure(base, variant, seed)
         validate(config)
-        finish_run(config, out / variant.name / f"seed-{seed}")
-        rows = table_rows(variants, collect_results(out, variants, seeds))
+        run = run_of(out, variant.name, seed)
+        if variant.state_of:
+            finish_evaluation(config, run_of(out, variant.state_of, seed), run)
+        else:
+            finish_run(config, run)
+        found = collect_results(out, variants, seeds), collect_by_user(out, variants, seeds)
+        rows = table_rows(variants, *found)
         write_text(out / "table.csv", csv_text(rows))
         write_text(out / "table.md", markdown_text(rows))
     return rows
+
+
+def run_of(out: Path, variant: str, seed: int) -> Path:
+    """The directory of one run of a study."""
+    return out / variant / f"seed-{seed}"
 
 
 def check_same_dataset(dataset: Dataset, out: Path) -> None:
@@ -81,18 +101,54 @@ def finish_run(config: Config, run: Path, **options: Any) -> None:
       options: further arguments of `fit`.
     Raises RunError when another configuration was run there.
     """
-    if (run / "config.yaml").is_file():
-        # Its length too: a shorter run's figures are not this one's.
-        differences = config_diff(read_config(run / "config.yaml"), config, MAY_MOVE)
-        if differences:
-            raise RunError(
-                f"{run} holds a run of other settings\n  "
-                + "\n  ".join(differences)
-                + "\nName another directory with --out, or remove it"
-            )
-        if (run / "result.json").is_file():
-            return
-    fit(config, run, resume=(run / "config.yaml").is_file(), quiet=True, **options)
+    check_same_settings(config, run)
+    if not (run / "result.json").is_file():
+        fit(config, run, resume=(run / "config.yaml").is_file(), quiet=True, **options)
+
+
+def finish_evaluation(config: Config, trained: Path, run: Path) -> None:
+    """Evaluates the best state of the run `trained` under the inputs of `config`, and writes the
+    result to `run` as a run does; does nothing when it is there.
+
+    Raises RunError when another configuration was evaluated there.
+    """
+    check_same_settings(config, run)
+    if (run / "result.json").is_file():
+        return
+    _, state = restore_run(trained, devices=config.parallel.devices)
+    problem = load_problem(config)
+    scorer = compile_embedding(problem)(state)
+    of_training = json.loads((trained / "result.json").read_text())
+    result: dict[str, Any] = {
+        "best_epoch": of_training["best_epoch"],
+        "best_step": of_training["best_step"],
+        "state_of": os.path.relpath(trained, run),
+        **{
+            split: split_evaluator(problem, split)(scorer)
+            for split in SPLITS
+            if len(problem.dataset.splits[split])
+        },
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "dataset.json", dataset_record(problem.dataset))
+    write_text(run / "config.yaml", dump_config(config))
+    if "test" in result:
+        write_per_user(run, metrics_by_user(problem, scorer))
+    write_json(run / "result.json", result)
+
+
+def check_same_settings(config: Config, run: Path) -> None:
+    """Raises RunError with the differences when `run` holds a run of another configuration."""
+    if not (run / "config.yaml").is_file():
+        return
+    # Its length too: a shorter run's figures are not this one's.
+    differences = config_diff(read_config(run / "config.yaml"), config, MAY_MOVE)
+    if differences:
+        raise RunError(
+            f"{run} holds a run of other settings\n  "
+            + "\n  ".join(differences)
+            + "\nName another directory with --out, or remove it"
+        )
 
 
 def collect_results(
@@ -102,7 +158,20 @@ def collect_results(
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for variant in variants:
         for seed in seeds:
-            path = out / variant.name / f"seed-{seed}" / "result.json"
+            path = run_of(out, variant.name, seed) / "result.json"
             if path.is_file():
                 found.setdefault(variant.name, {})[seed] = json.loads(path.read_text())
+    return found
+
+
+def collect_by_user(
+    out: Path, variants: list[Variant], seeds: tuple[int, ...]
+) -> dict[str, dict[int, PerUser]]:
+    """{variant: {seed: metrics by user}} of the runs that have them."""
+    found: dict[str, dict[int, PerUser]] = {}
+    for variant in variants:
+        for seed in seeds:
+            of_run = read_per_user(run_of(out, variant.name, seed))
+            if of_run is not None:
+                found.setdefault(variant.name, {})[seed] = of_run
     return found

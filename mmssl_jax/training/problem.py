@@ -13,7 +13,7 @@ from mmssl_jax.compilation import compiler_options, keep_compilations
 from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
-from mmssl_jax.data.load import load_dataset
+from mmssl_jax.data.load import load_dataset, with_controls
 from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State
 from mmssl_jax.methods import METHODS
 from mmssl_jax.parallel import AXIS, in_float32, local_devices, on_all, replicate, spread
@@ -36,7 +36,8 @@ class TrainState(NamedTuple):
 class Problem(NamedTuple):
     """Everything about a run that does not change while it runs.
 
-    `dataset` is without the interactions of the cold items, which `cold` holds.
+    `dataset` is without the interactions of the cold items, which `cold` holds, and with the
+    features that `data.features` says.
     """
 
     config: Config
@@ -63,6 +64,7 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
         dataset = load_dataset(config.data, kind.NEEDS_FEATURES)
     else:
         dataset.check(kind.NEEDS_FEATURES)
+    dataset = with_controls(dataset, config.data)
     dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
     if config.sampling.negatives == "trained":
         require_trained_negatives(dataset)

@@ -1,0 +1,1 @@
+"""The command `python -m mmssl_jax.data.check`: what features promise, before training."""
