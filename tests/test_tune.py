@@ -102,7 +102,7 @@ def test_an_interrupted_search_suggests_what_it_would_have(base, tmp_path, fake_
         run_search(base, tmp_path / "parts", 4, unpruned)
     fake_fit.stop_at = None
     parts = run_search(base, tmp_path / "parts", 4, unpruned)
-    assert parts == whole
+    assert [t._replace(seconds=0) for t in parts] == [t._replace(seconds=0) for t in whole]
     assert [(name, resume) for name, resume, *_ in fake_fit.ran] == [
         ("trial-0000", False),
         ("trial-0001", False),

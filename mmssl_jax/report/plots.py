@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which differ for colour-blind readers too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v")
 GREY = "#767676"
 SIZE, RESOLUTION = (4.8, 3.5), 150  # inches, pixels per inch
 SETTINGS: Any = {
@@ -153,6 +154,75 @@ def bar_panel(
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw, len(series))
+
+
+def error_panel(title: str, bars: Sequence[Series], x_label: str, alt: str) -> Panel:
+    """One lying bar for each series, the first on top: its y is [value], or [value, deviation],
+    which is drawn as a whisker to both sides."""
+
+    def draw(axes: "Axes") -> None:
+        places = np.arange(len(bars))
+        values = [each.y[0] for each in bars]
+        deviations = [each.y[1] if len(each.y) > 1 else np.nan for each in bars]
+        colours = [_colour(each.style) for each in bars]
+        axes.barh(places, values, 0.7, color=colours, edgecolor="white")
+        whiskers = np.isfinite(deviations)
+        if whiskers.any():
+            axes.errorbar(
+                np.array(values)[whiskers], places[whiskers], xerr=np.array(deviations)[whiskers],
+                fmt="none", ecolor="#202020", elinewidth=1.2, capsize=3,
+            )  # fmt: skip
+        axes.grid(visible=False, axis="y")
+        labels = [each.label for each in bars]
+        axes.set_yticks(places, labels, fontsize=9 if len(labels) <= 9 else 8)
+        axes.invert_yaxis()
+        axes.set(xlabel=x_label)
+
+    return _panel(title, alt, draw, 1)
+
+
+def category_panel(
+    title: str, labels: Sequence[str], series: Sequence[Series], x_label: str, alt: str
+) -> Panel:
+    """Lines over groups that have an order and a name; the x of the series do not count."""
+
+    def draw(axes: "Axes") -> None:
+        places = np.arange(len(labels))
+        for each in series:
+            axes.plot(
+                places, each.y, DASHES[each.dash % len(DASHES)], color=_colour(each.style),
+                label=each.label, marker=MARKERS[each.dash % len(MARKERS)], ms=4, lw=1.6,
+            )  # fmt: skip
+        axes.set_xticks(places, labels, fontsize=9 if len(labels) <= 5 else 8)
+        axes.set_xmargin(0.08)
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel=x_label)
+
+    return _panel(title, alt, draw, len(series))
+
+
+def scatter_panel(
+    title: str, points: Sequence[Series], x_label: str, y_label: str, alt: str
+) -> Panel:
+    """Points with a name beside each, over a logarithmic x axis if all x are above 0."""
+
+    def draw(axes: "Axes") -> None:
+        for each in points:
+            marker = MARKERS[each.dash % len(MARKERS)]
+            axes.plot(each.x, each.y, marker, color=_colour(each.style), label=each.label, ms=6)
+            for x, y in zip(each.x, each.y, strict=True):
+                axes.annotate(
+                    each.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8
+                )
+        if all(x > 0 for each in points for x in each.x):
+            axes.set_xscale("log")
+            # Matplotlib's own labels of powers are formulas, which titles and names must not be.
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.margins(0.18)
+        axes.set(xlabel=x_label, ylabel=y_label)
+
+    return _panel(title, alt, draw, 1)
 
 
 def map_panel(
