@@ -10,6 +10,7 @@ import pytest
 from mmssl_jax.checkpoint import open_checkpoints, restore_record
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.ranking.per_user import read_per_user
 from mmssl_jax.records.log import read_records
 from mmssl_jax.training import epochs
 from mmssl_jax.training.epochs import Progress, RunError
@@ -72,7 +73,7 @@ def test_what_a_run_leaves_behind(finished):
     run, result = finished
     assert {path.name for path in run.iterdir()} == {
         "checkpoints", "config.yaml", "dataset.json", "environment.json",
-        "metrics.jsonl", "result.json",
+        "metrics.jsonl", "per_user.npz", "result.json",
     }  # fmt: skip
     assert json.loads((run / "result.json").read_text()) == result
     dataset = json.loads((run / "dataset.json").read_text())
@@ -101,6 +102,14 @@ def test_the_result_is_that_of_the_best_epoch(finished):
     assert result["best_step"] == best["step"]
     assert set(result["baselines"]) == {"popularity", "random"}
     assert result["baselines"]["popularity"].keys() == result["test"].keys()
+
+
+def test_the_test_metrics_are_the_means_over_users(finished):
+    run, result = finished
+    of_users = read_per_user(run)
+    assert of_users["users"].tolist() == np.unique(tiny_dataset().test[:, 0]).tolist()
+    for metric in ("recall@20", "ndcg@20"):
+        assert of_users[metric].mean() == pytest.approx(result["test"][metric], abs=1e-6)
 
 
 def test_the_checkpoints_are_those_of_the_best_and_the_last_epoch(finished):

@@ -12,8 +12,9 @@ from mmssl_jax.methods.mmssl.presets import DEPARTURES
 from mmssl_jax.records.log import write_json
 from mmssl_jax.run_config import dump_config
 from mmssl_jax.study import run as study_run
+from mmssl_jax.study.paired import paired_over_users, paired_p_value
 from mmssl_jax.study.run import run_study
-from mmssl_jax.study.table import csv_text, markdown_text, paired_p_value, summarize, table_rows
+from mmssl_jax.study.table import csv_text, markdown_text, summarize, table_rows
 from mmssl_jax.study.variants import configure, study_variants
 from mmssl_jax.training.epochs import RunError
 from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
@@ -134,10 +135,44 @@ def test_p_values_at_the_edges():
 
 def test_one_seed_has_neither_deviation_nor_test():
     variants = [Variant(BASE, "all", {}), Variant("x", "less", {}), Variant("none", "-", {})]
-    rows = table_rows(variants, results(base=[0.1], x=[0.2]))
+    rows = table_rows(variants, results(base=[0.1], x=[0.2]), {})
     assert [row["variant"] for row in rows] == [BASE, "x"]
     assert "±" not in markdown_text(rows)
     assert ",," in csv_text(rows)
+
+
+def by_user(users, recalls):
+    return {"users": np.array(users, np.int32), "recall@20": np.array(recalls, np.float32)}
+
+
+def test_users_are_paired_by_their_means_over_the_seeds_that_both_have():
+    own = {1: by_user([0, 2, 5], [1, 0, 1]), 2: by_user([0, 2, 5], [0, 0.5, 1])}
+    base = {
+        1: by_user([0, 1, 2, 5], [0, 1, 0, 0.5]),
+        2: by_user([0, 2, 5], [0, 0, 1]),
+        3: by_user([0, 2, 5], [9, 9, 9]),
+    }
+    found = paired_over_users(own, base, "recall@20")
+    gaps = np.array([0.5, 0.25, 0.25])
+    t = gaps.mean() / (gaps.std(ddof=1) / np.sqrt(3))
+    assert found.pairs == 3
+    assert found.difference == pytest.approx(gaps.mean())
+    assert found.p_value == pytest.approx(1 - t / np.sqrt(t**2 + 2))
+    apart = paired_over_users({1: own[1]}, {2: base[2]}, "recall@20")
+    assert np.isnan(apart.difference)
+    assert apart.pairs == 0
+
+
+def test_the_table_has_both_tests():
+    variants, names = [Variant(BASE, "all", {}), Variant("x", "less", {})], ("recall@20", "ndcg@20")
+    users = np.arange(9, dtype=np.int32)
+    values = {BASE: np.zeros(9), "x": np.r_[np.zeros(4), np.ones(5)]}
+    of_users = {v: {0: {"users": users, **dict.fromkeys(names, x)}} for v, x in values.items()}
+    rows = table_rows(variants, results(base=[0.1], x=[0.2]), of_users)
+    assert np.isnan(rows[0]["recall@20 user p"])
+    assert rows[1]["recall@20 user p"] == paired_p_value(values["x"])
+    assert np.isnan(rows[1]["recall@20 p"])
+    assert "| +0.1000 |  | 0.013 |" in markdown_text(rows)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Ranking metrics as sums over users, which add up over blocks and devices and are divided once."""
+"""Ranking metrics of each user, and their sums over users, which add up over blocks and devices and
+are divided once."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,17 +36,14 @@ def relevance_of(
     return jax.ops.segment_sum(found.astype(jnp.float32), held_out.rows, num_segments=n_rows)
 
 
-def metric_sums(
-    relevance: Float[Array, "B K"],
-    held_out_counts: Int[Array, " B"],
-    user_mask: Bool[Array, " B"],
-    ks: Sequence[int],
-) -> dict[str, Float[Array, ""]]:
-    """Sums over users of every metric at every k in `ks`, and "users", the number of users summed.
+def user_metrics(
+    relevance: Float[Array, "B K"], held_out_counts: Int[Array, " B"], ks: Sequence[int]
+) -> dict[str, Float[Array, " B"]]:
+    """Every metric at every k in `ks` for each user; 0 for a user with nothing held out.
 
     `relevance` marks the hits in lists ordered best first, of max(ks) items or, where the
-    catalogue is smaller, of all of it. Users that are masked or have nothing held out count for
-    nothing. With n held-out items, and the hits rel_i at places i = 1, 2, ...:
+    catalogue is smaller, of all of it. With n held-out items, and the hits rel_i at places
+    i = 1, 2, ...:
 
         recall@k        hits in the first k / n
         precision@k     hits in the first k / k
@@ -63,7 +61,6 @@ def metric_sums(
     relevance = relevance[:, :longest]
     counts = held_out_counts.astype(jnp.int32)
     found = relevance.sum(axis=1).astype(jnp.int32)
-    weight = (user_mask & (counts > 0)).astype(jnp.float32)
 
     per_user = {}
     for k in ks:
@@ -76,6 +73,21 @@ def metric_sums(
         # An ideal is 0, and then so is the DCG, or at least 1: the maximum only avoids 0 / 0.
         per_user[f"ndcg@{k}"] = dcg / jnp.maximum(ideal[jnp.minimum(counts, k)], 1.0)
         per_user[f"release_ndcg@{k}"] = dcg / jnp.maximum(ideal[jnp.minimum(found, k)], 1.0)
+    return per_user
+
+
+def metric_sums(
+    relevance: Float[Array, "B K"],
+    held_out_counts: Int[Array, " B"],
+    user_mask: Bool[Array, " B"],
+    ks: Sequence[int],
+) -> dict[str, Float[Array, ""]]:
+    """Sums of `user_metrics` over users, and "users", the number of users summed.
+
+    Users that are masked or have nothing held out count for nothing.
+    """
+    per_user = user_metrics(relevance, held_out_counts, ks)
+    weight = (user_mask & (held_out_counts > 0)).astype(jnp.float32)
     sums = {name: (value * weight).sum() for name, value in per_user.items()}
     return {**sums, USERS: weight.sum()}
 

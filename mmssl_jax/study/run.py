@@ -11,6 +11,7 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.method import BASE, Variant
 from mmssl_jax.methods import METHODS
+from mmssl_jax.ranking.per_user import PerUser, read_per_user
 from mmssl_jax.records.log import write_json, write_text
 from mmssl_jax.run_config import MAY_MOVE, config_diff, read_config, validate
 from mmssl_jax.study.table import csv_text, markdown_text, table_rows
@@ -49,7 +50,8 @@ def run_study(
         config = configure(base, variant, seed)
         validate(config)
         finish_run(config, out / variant.name / f"seed-{seed}")
-        rows = table_rows(variants, collect_results(out, variants, seeds))
+        found = collect_results(out, variants, seeds), collect_by_user(out, variants, seeds)
+        rows = table_rows(variants, *found)
         write_text(out / "table.csv", csv_text(rows))
         write_text(out / "table.md", markdown_text(rows))
     return rows
@@ -105,4 +107,17 @@ def collect_results(
             path = out / variant.name / f"seed-{seed}" / "result.json"
             if path.is_file():
                 found.setdefault(variant.name, {})[seed] = json.loads(path.read_text())
+    return found
+
+
+def collect_by_user(
+    out: Path, variants: list[Variant], seeds: tuple[int, ...]
+) -> dict[str, dict[int, PerUser]]:
+    """{variant: {seed: metrics by user}} of the runs that have them."""
+    found: dict[str, dict[int, PerUser]] = {}
+    for variant in variants:
+        for seed in seeds:
+            of_run = read_per_user(out / variant.name / f"seed-{seed}")
+            if of_run is not None:
+                found.setdefault(variant.name, {})[seed] = of_run
     return found

@@ -1,17 +1,20 @@
-"""From the results of a study's runs to a table: mean, deviation and a paired test over seeds."""
+"""From the results of a study's runs to a table: mean, deviation, and paired tests over seeds and
+over users."""
 
 import csv
 import io
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmssl_jax.method import BASE, Variant
+from mmssl_jax.ranking.per_user import PerUser
+from mmssl_jax.study.paired import NOTHING, paired_over_users, paired_test
 
 Results = Mapping[str, Mapping[int, dict[str, Any]]]  # {variant: {seed: result.json}}
+ByUser = Mapping[str, Mapping[int, PerUser]]  # {variant: {seed: per_user.npz}}
 
 
 class Summary(NamedTuple):
@@ -35,34 +38,24 @@ def summarize(results: Results, variant: str, metric: str, split: str = "test") 
     deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     base = {seed: result[split][metric] for seed, result in results.get(BASE, {}).items()}
     shared = sorted(own.keys() & base.keys())
-    difference, p_value = math.nan, math.nan
-    if variant != BASE and shared:
-        gaps = np.array([own[seed] - base[seed] for seed in shared])
-        difference = float(gaps.mean())
-        p_value = paired_p_value(gaps)
-    return Summary(len(values), float(values.mean()), deviation, difference, p_value)
-
-
-def paired_p_value(gaps: np.ndarray) -> float:
-    """Two-sided p of Student's t-test that paired differences have mean 0; NaN for fewer than 2."""
-    if len(gaps) < 2:
-        return math.nan
-    if np.all(gaps == gaps[0]):
-        return 1.0 if gaps[0] == 0 else 0.0
-    from scipy import stats
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nearly equal differences lose digits
-        return float(stats.ttest_1samp(gaps, 0.0).pvalue)
+    gaps = np.array([own[seed] - base[seed] for seed in shared])
+    test = NOTHING if variant == BASE else paired_test(gaps)
+    return Summary(len(values), float(values.mean()), deviation, test.difference, test.p_value)
 
 
 COLUMNS = ("recall@20", "ndcg@20")
 
 
 def table_rows(
-    variants: list[Variant], results: Results, metrics: tuple[str, ...] = COLUMNS
+    variants: list[Variant],
+    results: Results,
+    by_user: ByUser,
+    metrics: tuple[str, ...] = COLUMNS,
 ) -> list[dict[str, Any]]:
-    """One row per variant with results: name, what, seeds, and each metric's summary on test."""
+    """One row per variant with results: name, what, seeds, and each metric's summary on test.
+
+    by_user: of the runs that have it; where there is none, no test over users.
+    """
     rows = []
     for variant in variants:
         if not results.get(variant.name):
@@ -75,10 +68,18 @@ def table_rows(
             row[f"{metric} deviation"] = summary.deviation
             row[f"{metric} difference"] = summary.difference
             row[f"{metric} p"] = summary.p_value
+            row[f"{metric} user p"] = user_p_value(by_user, variant.name, metric)
         epochs = [result["best_epoch"] for result in results[variant.name].values()]
         row["best epoch"] = float(np.mean(epochs))
         rows.append(row)
     return rows
+
+
+def user_p_value(by_user: ByUser, variant: str, metric: str) -> float:
+    """p of the test over users beside the base; NaN for the base itself."""
+    if variant == BASE:
+        return math.nan
+    return paired_over_users(by_user.get(variant, {}), by_user.get(BASE, {}), metric).p_value
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
@@ -92,21 +93,23 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 def markdown_text(rows: list[dict[str, Any]], metrics: tuple[str, ...] = COLUMNS) -> str:
-    """The rows as a Markdown table: mean ± deviation, difference from the base and its p."""
+    """The rows as a Markdown table: mean ± deviation, difference from the base and its p
+    over seeds and over users."""
     head = ["variant", "what", "seeds"]
     for metric in metrics:
-        head += [metric, "difference", "p"]
+        head += [metric, "difference", "p, seeds", "p, users"]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
     for row in rows:
         cells = [row["variant"], row["what"], str(row["seeds"])]
         for metric in metrics:
             deviation = row[f"{metric} deviation"]
             spread = "" if _is_nan(deviation) else f" ± {deviation:.4f}"
-            difference, p_value = row[f"{metric} difference"], row[f"{metric} p"]
+            difference = row[f"{metric} difference"]
+            p_values = row[f"{metric} p"], row[f"{metric} user p"]
             cells += [
                 f"{row[metric]:.4f}{spread}",
                 "" if _is_nan(difference) else f"{difference:+.4f}",
-                "" if _is_nan(p_value) else _shown_p(p_value),
+                *("" if _is_nan(p_value) else _shown_p(p_value) for p_value in p_values),
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

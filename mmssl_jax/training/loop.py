@@ -17,8 +17,10 @@ from mmssl_jax.checkpoint import (
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import require_data
-from mmssl_jax.method import Vectors
+from mmssl_jax.method import Scorer, Vectors
 from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random_vectors
+from mmssl_jax.ranking.lists import Scoring
+from mmssl_jax.ranking.per_user import PerUser, per_user_metrics, write_per_user
 from mmssl_jax.records.environment import environment
 from mmssl_jax.records.events import event_writer, require_tensorboard
 from mmssl_jax.records.log import (
@@ -42,6 +44,7 @@ from mmssl_jax.training.problem import (
     Programs,
     TrainState,
     compile_programs,
+    held_out_pairs,
     load_problem,
     new_state,
 )
@@ -210,7 +213,8 @@ def restore_last(
 def conclude(
     problem: Problem, programs: Programs, like: Any, checkpoints: Checkpoints, run: Path
 ) -> dict[str, Any]:
-    """Restores the best epoch, evaluates it and the baselines, and writes `result.json`."""
+    """Restores the best epoch, evaluates it and the baselines, and writes `result.json`; the test
+    metrics of each user lie beside it, in `per_user.npz`."""
     record = restore_record(checkpoints.best)
     scorer = programs.embed(restore_tree(checkpoints.best, like))
     result = {
@@ -219,8 +223,15 @@ def conclude(
         **{split: evaluate(scorer) for split, evaluate in programs.evaluators.items()},
         "baselines": evaluate_baselines(problem, programs),
     }
+    if "test" in programs.evaluators:
+        write_per_user(run, metrics_by_user(problem, scorer))
     write_json(run / "result.json", result)
     return result
+
+
+def metrics_by_user(problem: Problem, scorer: Scorer) -> PerUser:
+    """Metrics of each user on the test split."""
+    return per_user_metrics(scorer, held_out_pairs(problem, "test"), Scoring.of(problem.config))
 
 
 def evaluate_baselines(problem: Problem, programs: Programs) -> dict[str, dict[str, float]]:

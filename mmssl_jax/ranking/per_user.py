@@ -1,0 +1,67 @@
+"""Metrics of every user by themselves, which paired tests over users compare."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mmssl_jax.method import Scorer
+from mmssl_jax.parallel import in_float32
+from mmssl_jax.ranking.evaluate import HeldOut, UserBlocks, user_blocks
+from mmssl_jax.ranking.lists import Scoring, best_unseen
+from mmssl_jax.ranking.metrics import USERS, relevance_of, user_metrics
+
+# {"users": int32 [N], ascending; metric: float32 [N]} of the N users with held-out items.
+PerUser = dict[str, np.ndarray]
+
+METRICS = ("recall@20", "ndcg@20")
+FILE = "per_user.npz"
+
+
+def per_user_metrics(
+    scorer: Scorer, split: HeldOut, scoring: Scoring, metrics: tuple[str, ...] = METRICS
+) -> PerUser:
+    """Each metric of every user with held-out items, whose means are those of the evaluator.
+
+    At most one block's scores [scoring.block_users, I] exist at a time.
+    metrics: such as "recall@20"; list lengths are theirs, whatever `scoring.ks` says.
+    """
+    ks = tuple(sorted({int(name.split("@")[1]) for name in metrics}))
+    length = min(max(ks), split.n_items)
+
+    def one_block(scorer: Scorer, block: UserBlocks) -> dict[str, Array]:
+        scores, items = best_unseen(scorer, block.users, block.train, block.seen(), length, scoring)
+        values = user_metrics(
+            relevance_of(scores, items, block.held_out), block.held_out_counts, ks
+        )
+        return {name: values[name] for name in metrics}
+
+    compiled = jax.jit(in_float32(one_block))
+    blocks = user_blocks(split, 1, scoring.block_users)
+    parts: list[PerUser] = []
+    for number in range(blocks.users.shape[1]):
+        block = jax.tree.map(lambda leaf, number=number: leaf[0, number], blocks)
+        values = jax.device_get(compiled(scorer, block))
+        every = {USERS: block.users, **values}
+        parts.append({name: value[block.user_mask] for name, value in every.items()})
+    found = {name: np.concatenate([part[name] for part in parts]) for name in (USERS, *metrics)}
+    order = np.argsort(found[USERS])
+    return {name: values[order] for name, values in found.items()}
+
+
+def write_per_user(run: Path, found: PerUser) -> None:
+    """Writes a run's metrics by user into its directory, whole or not at all."""
+    unfinished = run / f"{FILE}.part"
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, **found)  # type: ignore[arg-type]
+    os.replace(unfinished, run / FILE)
+
+
+def read_per_user(run: Path) -> PerUser | None:
+    """What `write_per_user` wrote, or None where a run has no such file."""
+    if not (run / FILE).is_file():
+        return None
+    with np.load(run / FILE) as file:
+        return dict(file)
