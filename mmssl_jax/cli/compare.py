@@ -13,8 +13,8 @@ from mmssl_jax.compare.outcome import Budget
 from mmssl_jax.compare.plan import plan_entries, read_starts
 from mmssl_jax.compare.run import compare_methods
 from mmssl_jax.compare.table import markdown_text
-from mmssl_jax.config import Config
-from mmssl_jax.run_config import ConfigParser, config_from
+from mmssl_jax.config import Config, flatten, override
+from mmssl_jax.run_config import ConfigParser, convert
 from mmssl_jax.tune.search import SearchSettings
 
 STUDY = "methods"
@@ -32,14 +32,16 @@ def compare_command(given: list[str]) -> None:
     """Parses the flags of `--study methods` and runs the comparison."""
     parser = compare_parser()
     parsed = parser.parse_args(given)
-    shared = absolute_data(config_from(parser, Config, parsed))
+    known = flatten(Config())
+    values = {key: value for key, value in parsed.items() if key in known}
     # Without defaults, only what the flags name is there.
     named = parser.parse_args(given, defaults=False)
-    settings = [key for key, _ in named.items() if key.split(".")[0] in SETTINGS]
+    settings = [key for key, _ in named.items() if key in known]
     places = (parsed.configs,) if isinstance(parsed.configs, str) else parsed.configs
     search = SearchSettings(parsed.search_seed, minutes=parsed.minutes)
     out = Path(parsed.out)
     try:
+        shared = absolute_data(convert(override(Config(), values)))
         entries = plan_entries(parsed.only, shared, settings, read_starts(places))
         budget = Budget(parsed.trials, parsed.seeds, search)
         rows = compare_methods(entries, out, budget, tqdm.write)
@@ -49,9 +51,6 @@ def compare_command(given: list[str]) -> None:
         stopped()
     print(f"\n{markdown_text(rows) if rows else 'no run has finished'}")
     print(f"runs and tables: {out}; the page: {out / 'index.html'}")
-
-
-SETTINGS = ("precision", "data", "sampling", "optim", "train", "eval", "parallel")
 
 
 def compare_parser() -> ConfigParser:

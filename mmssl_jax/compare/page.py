@@ -51,24 +51,26 @@ COST = (
 )
 
 
-def page(
-    outcomes: Sequence[Outcome], rows: Sequence[Row], budget: Budget, wanted: Sequence[str]
-) -> str:
-    """The page as HTML.
+Section = tuple[str, str]  # heading, HTML
 
-    wanted: methods that the comparison runs, whether there is anything of them yet or not.
-    """
-    sections = [("Progress", progress(outcomes, budget, wanted))]
-    if rows:
-        styles = style_of_methods(rows)
-        sections += [
-            ("Accuracy", accuracy(rows, outcomes, styles)),
-            ("Users by activity", by_group(rows, "users", USERS, styles)),
-            ("Items by popularity", by_group(rows, "items", ITEMS, styles)),
-            ("Cost", cost(rows, styles)),
-            ("Settings", as_html(settings_table(rows))),
-        ]
-    return html.document("Methods compared", sections)
+
+def page(progress: str, results: Sequence[Section]) -> str:
+    """The page as HTML, of what `progress` and `result_sections` return."""
+    return html.document("Methods compared", [("Progress", progress), *results])
+
+
+def result_sections(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> list[Section]:
+    """What came out; nothing without a finished run."""
+    if not rows:
+        return []
+    styles = style_of_methods(rows)
+    return [
+        ("Accuracy", accuracy(rows, outcomes, styles)),
+        ("Users by activity", by_group(rows, "users", USERS, styles)),
+        ("Items by popularity", by_group(rows, "items", ITEMS, styles)),
+        ("Cost", cost(rows, styles)),
+        ("Settings", as_html(settings_table(rows))),
+    ]
 
 
 def style_of_methods(rows: Sequence[Row]) -> dict[str, int]:
@@ -78,7 +80,10 @@ def style_of_methods(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def progress(outcomes: Sequence[Outcome], budget: Budget, wanted: Sequence[str]) -> str:
-    """How far every method is."""
+    """How far every method is.
+
+    wanted: methods that the comparison runs, whether there is anything of them yet or not.
+    """
     found = {outcome.name: outcome for outcome in outcomes}
     names = [name for name in METHODS if name in wanted or name in found]
     cells = [progress_line(name, found.get(name), budget) for name in names]
@@ -102,7 +107,7 @@ def progress_line(name: str, outcome: Outcome | None, budget: Budget) -> list[st
         if outcome.tuning["chosen"] is None:
             remarks.append(outcome.tuning["error"])
     elif outcome.begun:
-        search = f"in trial {outcome.begun} of {budget.trials}"
+        search = f"{outcome.begun} of {budget.trials} trials so far"
     remarks += [f"seed {seed}: {message}" for seed, message in outcome.diverged.items()]
     return [title, search, f"{len(outcome.runs)} of {len(budget.seeds)}", "; ".join(remarks)]
 

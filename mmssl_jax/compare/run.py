@@ -15,9 +15,9 @@ from mmssl_jax.compare.outcome import (
     run_folder,
     search_folder,
 )
-from mmssl_jax.compare.page import page
+from mmssl_jax.compare.page import Section, page, progress, result_sections
 from mmssl_jax.compare.plan import Entry
-from mmssl_jax.compare.table import Degrees, markdown_text, table_rows
+from mmssl_jax.compare.table import Degrees, Row, markdown_text, table_rows
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.cold import hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
@@ -34,9 +34,7 @@ from mmssl_jax.tune.search import load_optuna, search
 Say = Callable[[str], None]
 
 
-def compare_methods(
-    entries: Sequence[Entry], out: Path, budget: Budget, say: Say
-) -> list[dict[str, Any]]:
+def compare_methods(entries: Sequence[Entry], out: Path, budget: Budget, say: Say) -> list[Row]:
     """Runs what is missing of a comparison, and after each trial and run writes `table.csv`,
     `table.md` and `index.html` anew.
 
@@ -54,13 +52,25 @@ def compare_methods(
     check_same_dataset(dataset, out)
     degrees = training_degrees(dataset, entries[0].config)
 
-    def refresh() -> list[dict[str, Any]]:
-        return write_tables(out, budget, degrees, [entry.name for entry in entries])
+    wanted = [entry.name for entry in entries]
+    drawn: dict[str, list[Section]] = {}
+
+    def refresh() -> list[Row]:
+        outcomes = read_outcomes(out, budget)
+        rows = table_rows(outcomes, degrees)
+        table = csv_text(rows) if rows else ""
+        if table not in drawn:  # a trial changes no picture
+            drawn.clear()
+            drawn[table] = result_sections(outcomes, rows)
+            write_tables(out, rows)
+        write_text(out / "index.html", page(progress(outcomes, budget, wanted), drawn[table]))
+        return rows
 
     def tell(line: str) -> None:
         say(line)
         refresh()
 
+    refresh()
     for entry in entries:
         chosen = choose_settings(entry, out, budget, tell)
         if chosen is None:
@@ -138,14 +148,8 @@ def finish_seed(config: Config, run: Path, seed: int) -> str:
     return f"seed {seed} finished"
 
 
-def write_tables(
-    out: Path, budget: Budget, degrees: Degrees, wanted: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Writes the tables and the page of what there is; returns the table's rows."""
-    outcomes = read_outcomes(out, budget)
-    rows = table_rows(outcomes, degrees)
+def write_tables(out: Path, rows: list[Row]) -> None:
+    """Writes the table of what there is, once there is anything."""
     if rows:
         write_text(out / "table.csv", csv_text(rows))
         write_text(out / "table.md", markdown_text(rows))
-    write_text(out / "index.html", page(outcomes, rows, budget, wanted))
-    return rows

@@ -13,6 +13,7 @@ from mmssl_jax.compare.outcome import Finished, Outcome
 from mmssl_jax.ranking.metrics import USERS
 from mmssl_jax.ranking.per_user import FOUND, PAIRS
 from mmssl_jax.study.paired import paired_over_users
+from mmssl_jax.study.table import p_text
 from mmssl_jax.tune.search import describe
 
 METRICS = ("recall@20", "ndcg@20")
@@ -263,10 +264,3 @@ def seeds_text(row: Row) -> str:
 def signed(value: float) -> str:
     """A difference, or nothing."""
     return "" if math.isnan(value) else f"{value:+.4f}"
-
-
-def p_text(p_value: float) -> str:
-    """A p-value, or nothing."""
-    if math.isnan(p_value):
-        return ""
-    return "< .001" if p_value < 0.001 else f"{p_value:.3f}"
