@@ -144,6 +144,7 @@ def test_a_table_is_what_the_runs_say():
     assert second["seconds per epoch"] == 1.5
     assert (second["epochs to the best"], second["parameters"]) == (2.0, 1234)
     text = markdown_text([first, second])
+    assert "| method | 0 (n=1) | 1-5 (n=1) | 6-19 (n=1) | 60+ (n=1) |" in text
     assert "| LightGCN | 3 | 2.0 | 2 (1 diverged) | 0.2500 ± 0.0707 | 0.1500 ± 0.0707 |" in text
     assert "| BPR-MF | no search |  | 1 | 0.9333 |" in text
     assert "| LightGCN | optim.lr 0.25 |" in text
@@ -291,12 +292,12 @@ def test_recall_by_group_is_the_count_over_lists(compared):
             if low <= degrees.users[user] <= high:
                 recalls[name].append(np.mean([item in listed for item in own]))
     finished = Finished({}, [], read_per_user(run))
-    assert recall_by_item_group(finished, degrees) == pytest.approx(
-        {f"recall@20 items {name}": hits[name] / n for name, n in pairs.items() if n}
-    )
-    assert recall_by_user_group(finished, degrees) == pytest.approx(
-        {f"recall@20 users {name}": np.mean(found) for name, found in recalls.items() if found}
-    )
+    expected = {f"recall@20 items {name}": hits[name] / n for name, n in pairs.items() if n}
+    expected |= {f"number items {name}": n for name, n in pairs.items() if n}
+    assert recall_by_item_group(finished, degrees) == pytest.approx(expected)
+    expected = {f"recall@20 users {name}": np.mean(r) for name, r in recalls.items() if r}
+    expected |= {f"number users {name}": len(r) for name, r in recalls.items() if r}
+    assert recall_by_user_group(finished, degrees) == pytest.approx(expected)
     assert sum(pairs.values()) == len(dataset.test)
 
 

@@ -11,6 +11,7 @@ from mmssl_jax.compare.table import (
     accuracy_table,
     cost_table,
     group_columns,
+    group_sizes,
     group_table,
     settings_table,
     validation,
@@ -151,7 +152,7 @@ def baseline_text(outcomes: Sequence[Outcome]) -> str:
 
 def by_group(rows: Sequence[Row], kind: str, text: str, styles: dict[str, int]) -> str:
     """Lines over groups, and their table."""
-    columns, found = group_columns(rows, kind), group_table(rows, kind)
+    columns, sizes = group_columns(rows, kind), group_sizes(rows, kind)
     series = [
         Series(row["title"], [], [row[name] for name in columns], style, style // len(COLOURS))
         for row, style in zip(rows, styles.values(), strict=True)
@@ -159,13 +160,15 @@ def by_group(rows: Sequence[Row], kind: str, text: str, styles: dict[str, int]) 
     said = "; ".join(
         f"{each.label}, " + ", ".join(f"{label}: {y:.3f}" for label, y in labelled)
         for each in series
-        for labelled in [zip(found.head[1:], each.y, strict=True)]
+        for labelled in [zip(sizes, each.y, strict=True)]
     )
     whose = "the user" if kind == "users" else "the held-out item"
     axis = f"training interactions of {whose}"
     alt = f"Line chart of recall@20 by {axis}: {said}."
-    picture = category_panel(f"recall@20 by {axis}", found.head[1:], series, axis, alt)
-    return html.paragraph(text) + html.beside([html.panels([picture]), as_html(found)])
+    labels = [f"{name}\nn={size:,}" for name, size in sizes.items()]
+    picture = category_panel(f"recall@20 by {axis}", labels, series, axis, alt)
+    table = as_html(group_table(rows, kind))
+    return html.paragraph(text) + html.beside([html.panels([picture]), table])
 
 
 def cost(rows: Sequence[Row], styles: dict[str, int]) -> str:

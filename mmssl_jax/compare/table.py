@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from mmssl_jax.compare.outcome import Finished, Outcome
 from mmssl_jax.ranking.metrics import USERS
@@ -65,8 +65,8 @@ def row_of(outcome: Outcome, best: Outcome, degrees: Degrees) -> Row:
         is_other = outcome.name != best.name
         row[f"{metric} difference"] = compared.difference if is_other else math.nan
         row[f"{metric} p"] = compared.p_value if is_other else math.nan
-    row |= group_means([recall_by_user_group(run, degrees) for run in runs.values()])
-    row |= group_means([recall_by_item_group(run, degrees) for run in runs.values()])
+    for by_group in (recall_by_user_group, recall_by_item_group):
+        row |= group_means([by_group(run, degrees) for run in runs.values()])
     row |= cost(list(runs.values()))
     row["settings"] = describe(tuning["changes"]) if tuning else ""
     row["diverged seeds"] = len(outcome.diverged)
@@ -92,21 +92,26 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def recall_by_user_group(run: Finished, degrees: Degrees) -> Row:
-    """Mean recall@20 of the users in each group of their training items."""
-    own = degrees.users[run.by_user[USERS]]
-    return {
-        f"recall@20 users {label}": float(run.by_user["recall@20"][members].mean())
-        for label, members in groups(own, USER_BOUNDS).items()
-    }
+    """Mean recall@20 of the users in each group of their training items, and their number."""
+    inside = groups(degrees.users[run.by_user[USERS]], USER_BOUNDS)
+    return group_row("users", inside, run.by_user["recall@20"])
 
 
 def recall_by_item_group(run: Finished, degrees: Degrees) -> Row:
-    """Share of the held-out pairs found in lists of 20, by the item's training interactions."""
-    own = degrees.items[run.by_user[PAIRS][:, 1]]
-    return {
-        f"recall@20 items {label}": float(run.by_user[FOUND][members].mean())
-        for label, members in groups(own, ITEM_BOUNDS).items()
+    """Share of the held-out pairs found in lists of 20, by the item's training interactions, and
+    the number of the pairs."""
+    inside = groups(degrees.items[run.by_user[PAIRS][:, 1]], ITEM_BOUNDS)
+    return group_row("items", inside, run.by_user[FOUND])
+
+
+def group_row(
+    kind: str, inside: Mapping[str, Bool[np.ndarray, " n"]], values: Shaped[np.ndarray, " n"]
+) -> Row:
+    """Mean of each group's values, and its size."""
+    means = {
+        f"recall@20 {kind} {name}": float(values[mask].mean()) for name, mask in inside.items()
     }
+    return means | {f"number {kind} {name}": int(mask.sum()) for name, mask in inside.items()}
 
 
 def groups(
@@ -161,6 +166,12 @@ def group_columns(rows: Sequence[Row], kind: str) -> list[str]:
     return [name for name in names if name in rows[0]]
 
 
+def group_sizes(rows: Sequence[Row], kind: str) -> dict[str, int]:
+    """{range of training interactions: users or held-out pairs}."""
+    labels = [name.rpartition(" ")[2] for name in group_columns(rows, kind)]
+    return {label: round(rows[0][f"number {kind} {label}"]) for label in labels}
+
+
 class Table(NamedTuple):
     """A table as text: what it shows, the head, and one list of cells a row."""
 
@@ -193,9 +204,9 @@ def accuracy_table(rows: Sequence[Row]) -> Table:
 def group_table(rows: Sequence[Row], kind: str) -> Table:
     """Recall by group of users or of held-out items."""
     columns = group_columns(rows, kind)
-    labels = [name.rpartition(" ")[2] for name in columns]
-    whose = "the user" if kind == "users" else "the held-out item"
-    caption = f"Test recall@20 by training interactions of {whose}, mean over seeds"
+    labels = [f"{name} (n={size:,})" for name, size in group_sizes(rows, kind).items()]
+    whose, n = ("the user", "users") if kind == "users" else ("the held-out item", "pairs")
+    caption = f"Test recall@20 by training interactions of {whose} (n: {n}), mean over seeds"
     cells = [[row["title"], *(f"{row[name]:.4f}" for name in columns)] for row in rows]
     return Table(caption, ["method", *labels], cells)
 

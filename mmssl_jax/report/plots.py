@@ -204,25 +204,28 @@ def category_panel(
 def scatter_panel(
     title: str, points: Sequence[Series], x_label: str, y_label: str, alt: str
 ) -> Panel:
-    """Points with a name beside each, over a logarithmic x axis if all x are above 0."""
+    """Points of a colour and shape each; the x axis is logarithmic where they are far apart."""
+    places = [x for each in points for x in each.x]
+    is_log = min(places) > 0 and max(places) > 8 * min(places)
 
     def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
         for each in points:
             marker = MARKERS[each.dash % len(MARKERS)]
-            axes.plot(each.x, each.y, marker, color=_colour(each.style), label=each.label, ms=6)
-            for x, y in zip(each.x, each.y, strict=True):
-                axes.annotate(
-                    each.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8
-                )
-        if all(x > 0 for each in points for x in each.x):
+            colour = _colour(each.style)
+            axes.plot(each.x, each.y, marker, color=colour, label=each.label, ms=6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        if is_log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=9))
             # Matplotlib's own labels of powers are formulas, which titles and names must not be.
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.margins(0.18)
+        axes.margins(0.1)
         axes.set(xlabel=x_label, ylabel=y_label)
 
-    return _panel(title, alt, draw, 1)
+    return _panel(title, alt, draw, len(points))
 
 
 def map_panel(
