@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+import numpy as np
 import pytest
 
 from mmssl_jax.checkpoint import open_checkpoints, restore_record

@@ -114,6 +114,24 @@ def test_an_interrupted_search_suggests_what_it_would_have(base, tmp_path, fake_
     assert other[0].changes != whole[0].changes
 
 
+def test_no_trial_begins_when_the_time_is_spent(base, tmp_path, fake_fit):
+    out, no_time = tmp_path / "search", SETTINGS._replace(minutes=1e-9)
+    (first,) = run_search(base, out, 3, no_time)
+    assert first.seconds > 0
+    assert run_search(base, out, 3, no_time) == [first]
+    fake_fit.stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        run_search(base, out, 3)
+    # One that was interrupted has begun already: it is finished, and counts what it had taken.
+    append_record(out / "trial-0001" / "metrics.jsonl", {
+        "epoch": 1, "step": 1, "seconds": 100.0, "validation/recall@20": 0.5,
+    })  # fmt: skip
+    done = run_search(base, out, 3, no_time)
+    assert [trial.run for trial in done] == ["trial-0000", "trial-0001"]
+    assert done[1].seconds > 100
+    assert len(run_search(base, out, 3, SETTINGS._replace(minutes=60))) == 3
+
+
 def test_a_diverged_trial_counts_as_pruned(base, tmp_path, fake_fit):
     fake_fit.diverge_above = 0.01
     trials = run_search(base, tmp_path / "search", 5)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mmssl_jax.compare.outcome import (
@@ -68,6 +69,8 @@ def compare_methods(entries: Sequence[Entry], out: Path, budget: Budget, say: Sa
 
     def tell(line: str) -> None:
         say(line)
+        # Every run compiles programs of its own. Kept, those of some hundred runs fill a memory.
+        jax.clear_caches()
         refresh()
 
     refresh()
@@ -78,8 +81,7 @@ def compare_methods(entries: Sequence[Entry], out: Path, budget: Budget, say: Sa
         name, config = chosen
         for seed in budget.seeds:
             run = run_folder(out, entry.name, name, seed)
-            say(f"{entry.name}  {name}  {finish_seed(config, run, seed)}")
-            refresh()
+            tell(f"{entry.name}  {name}  {finish_seed(config, run, seed)}")
     return refresh()
 
 
