@@ -125,6 +125,11 @@ class Method(Protocol):
         """What ranks, without dropout."""
         ...
 
+    def learned(self, state: State) -> PyTree:
+        """What training learns, which is counted where methods are compared: parameters, without
+        an optimizer's moments and without what is computed from the data."""
+        return state
+
 
 def uses_features(kind: type[Method]) -> bool:
     """Whether features of items change what a method learns."""
@@ -187,6 +192,16 @@ class Studied(Protocol):
     """A method with studies of its own: what happens without each of its parts."""
 
     STUDIES: ClassVar[Mapping[str, Callable[[Any, Sequence[str]], list[Variant]]]]
+
+
+@runtime_checkable
+class Tuned(Protocol):
+    """A method that says which of its settings a search draws, and from where.
+
+    SPACE: what a file of `tune/space.py` holds: {setting: {low, high, log, step} or {choices}}.
+    """
+
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]]
 
 
 @runtime_checkable

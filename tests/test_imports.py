@@ -22,6 +22,7 @@ ORDER = (
     "recommend",
     "report",
     "tune",
+    "compare",
     "cli",
 )
 # These know no stage. run_config.py stands on the methods, whose settings it reads.

@@ -29,6 +29,10 @@ def test_each_user_is_measured_as_by_loops(problem, masks_validation):
         expected = brute_force(split.seen, own, users, items)
         for metric in METRICS:
             assert found[metric][place] == pytest.approx(expected[metric], abs=1e-6)
+    np.testing.assert_array_equal(found["held_out"], np.unique(test, axis=0))
+    for (user, item), is_found in zip(found["held_out"], found["found@10"], strict=True):
+        alone = brute_force(split.seen, np.array([[user, item]]), users, items)
+        assert is_found == alone["hit_ratio@10"]
 
 
 def test_means_are_those_of_the_evaluator(problem):

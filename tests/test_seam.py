@@ -28,8 +28,8 @@ PACKAGE = ROOT / "mmssl_jax"
 # The harness knows no method by name ------------------------------------------------------------
 
 STAGES = (
-    "training", "ranking", "recommend", "report", "study", "tune", "records", "cli", "graph",
-    "losses", "data",
+    "training", "ranking", "recommend", "report", "study", "tune", "compare", "records", "cli",
+    "graph", "losses", "data",
 )  # fmt: skip
 FILES = (
     "checkpoint", "parallel", "run_config", "config", "method", "sampling", "optimizers",

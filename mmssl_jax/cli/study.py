@@ -1,8 +1,9 @@
-"""`python -m mmssl_jax.study`: flags -> settings -> `run_study`."""
+"""`python -m mmssl_jax.study`: flags -> settings -> `run_study`, or a comparison of methods."""
 
 import sys
 from pathlib import Path
 
+from mmssl_jax.cli import compare
 from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
 from mmssl_jax.cli.train import absolute_data
 from mmssl_jax.run_config import config_parser, parse_config
@@ -14,8 +15,11 @@ from mmssl_jax.study.variants import study_texts
 def study_command(arguments: list[str] | None = None) -> None:
     """Parses the flags of `python -m mmssl_jax.study` and runs the study."""
     given = sys.argv[1:] if arguments is None else arguments
+    if compare.is_asked_for(given):
+        compare.compare_command(given)
+        return
     parser = config_parser("python -m mmssl_jax.study", given)
-    texts = study_texts(parser.config_class().method)
+    texts = study_texts(parser.config_class().method) | {compare.STUDY: compare.TEXT}
     parser.add_argument(
         "--study",
         choices=tuple(texts),

@@ -13,9 +13,9 @@ E_u, E_i, E_j are the initial embeddings of a batch of B triples, |E| the square
 squares: the regularisation of public benchmarks, where the paper has squares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -109,6 +109,11 @@ class LightGCN(Trained):
 
     TITLE: ClassVar[str] = "LightGCN"
     CONFIG: ClassVar[type[Config]] = LightGCNConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "lightgcn.layers": {"low": 1, "high": 4},
+        "lightgcn.regularization": {"low": 1e-5, "high": 1e-1, "log": True},
+    }
 
     def inputs(self, dataset: Dataset) -> Inputs:
         """The symmetrically normalised graph, and the training interactions by user."""

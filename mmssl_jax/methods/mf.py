@@ -12,8 +12,9 @@ over a batch of triples, i a training item of u and j not. What ranks are the ve
 [q_i, b_i], whose inner product is s_ui.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,11 @@ class MF(Trained):
 
     TITLE: ClassVar[str] = "BPR-MF"
     CONFIG: ClassVar[type[Config]] = MFConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 1e-3, "high": 3e-2, "log": True},
+        "mf.regularization": {"low": 1e-3, "high": 1.0, "log": True},
+        "mf.item_bias": {"choices": [False, True]},
+    }
 
     def inputs(self, dataset: Dataset) -> Inputs:
         """The training interactions by user, which batches are drawn from."""

@@ -84,6 +84,10 @@ class Trained(Method):
             lambda params: self.loss(params, step, inputs), state, self.optimizer(), self.axis
         )
 
+    def learned(self, state: Descent) -> PyTree:
+        """The parameters."""
+        return state.params
+
     def optimizer(self) -> optax.GradientTransformation:
         """Adam, with the shared settings of `optim`."""
         return adamw(self.config.optim, self.steps_per_epoch)

@@ -31,9 +31,18 @@ def relevance_of(
     is never a hit.
     """
     n_rows = listed_items.shape[0]
-    found = listed_items[held_out.rows] == held_out.items[:, None]
-    found &= held_out.mask[:, None] & (listed_scores[held_out.rows] > -jnp.inf)
+    found = places_of(listed_scores, listed_items, held_out)
     return jax.ops.segment_sum(found.astype(jnp.float32), held_out.rows, num_segments=n_rows)
+
+
+def places_of(
+    listed_scores: Float[Array, "B K"],
+    listed_items: Int[Array, "B K"],
+    held_out: RowPairs,
+) -> Bool[Array, "H K"]:
+    """Where in its row's list each held-out pair stands; nowhere for one that is not listed."""
+    found = listed_items[held_out.rows] == held_out.items[:, None]
+    return found & held_out.mask[:, None] & (listed_scores[held_out.rows] > -jnp.inf)
 
 
 def user_metrics(

@@ -11,19 +11,23 @@ from mmssl_jax.method import Scorer
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.ranking.evaluate import HeldOut, UserBlocks, user_blocks
 from mmssl_jax.ranking.lists import Scoring, best_unseen
-from mmssl_jax.ranking.metrics import USERS, relevance_of, user_metrics
+from mmssl_jax.ranking.metrics import USERS, places_of, relevance_of, user_metrics
 
-# {"users": int32 [N], ascending; metric: float32 [N]} of the N users with held-out items.
+# {"users": int32 [N], ascending; metric: float32 [N]} of the N users with held-out items, and of
+# their H held-out pairs {"held_out": int32 [H, 2], sorted; "found@K": bool [H], if it is among the
+# first K of the user's list}, K the longest of the metrics' lists.
 PerUser = dict[str, np.ndarray]
 
 METRICS = ("recall@20", "ndcg@20")
 FILE = "per_user.npz"
+PAIRS, FOUND = "held_out", "found@20"  # with the metrics above
 
 
 def per_user_metrics(
     scorer: Scorer, split: HeldOut, scoring: Scoring, metrics: tuple[str, ...] = METRICS
 ) -> PerUser:
-    """Each metric of every user with held-out items, whose means are those of the evaluator.
+    """Each metric of every user with held-out items, whose means are those of the evaluator, and
+    whether each held-out pair was found.
 
     At most one block's scores [scoring.block_users, I] exist at a time.
     metrics: such as "recall@20"; list lengths are theirs, whatever `scoring.ks` says.
@@ -31,24 +35,34 @@ def per_user_metrics(
     ks = tuple(sorted({int(name.split("@")[1]) for name in metrics}))
     length = min(max(ks), split.n_items)
 
-    def one_block(scorer: Scorer, block: UserBlocks) -> dict[str, Array]:
+    def one_block(scorer: Scorer, block: UserBlocks) -> tuple[dict[str, Array], Array]:
         scores, items = best_unseen(scorer, block.users, block.train, block.seen(), length, scoring)
         values = user_metrics(
             relevance_of(scores, items, block.held_out), block.held_out_counts, ks
         )
-        return {name: values[name] for name in metrics}
+        found = places_of(scores, items, block.held_out).any(axis=1)
+        return {name: values[name] for name in metrics}, found
 
     compiled = jax.jit(in_float32(one_block))
     blocks = user_blocks(split, 1, scoring.block_users)
     parts: list[PerUser] = []
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for number in range(blocks.users.shape[1]):
         block = jax.tree.map(lambda leaf, number=number: leaf[0, number], blocks)
-        values = jax.device_get(compiled(scorer, block))
+        values, is_found = jax.device_get(compiled(scorer, block))
         every = {USERS: block.users, **values}
         parts.append({name: value[block.user_mask] for name, value in every.items()})
+        rows, of_items, real = block.held_out
+        pairs.append((np.stack([block.users[rows], of_items], axis=1)[real], is_found[real]))
     found = {name: np.concatenate([part[name] for part in parts]) for name in (USERS, *metrics)}
     order = np.argsort(found[USERS])
-    return {name: values[order] for name, values in found.items()}
+    held_out, is_found = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    by_pair = np.lexsort((held_out[:, 1], held_out[:, 0]))
+    return {
+        **{name: values[order] for name, values in found.items()},
+        PAIRS: held_out[by_pair],
+        f"found@{max(ks)}": is_found[by_pair],
+    }
 
 
 def write_per_user(run: Path, found: PerUser) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which differ for colour-blind readers too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v")
 GREY = "#767676"
 SIZE, RESOLUTION = (4.8, 3.5), 150  # inches, pixels per inch
 SETTINGS: Any = {
@@ -153,6 +154,78 @@ def bar_panel(
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw, len(series))
+
+
+def error_panel(title: str, bars: Sequence[Series], x_label: str, alt: str) -> Panel:
+    """One lying bar for each series, the first on top: its y is [value], or [value, deviation],
+    which is drawn as a whisker to both sides."""
+
+    def draw(axes: "Axes") -> None:
+        places = np.arange(len(bars))
+        values = [each.y[0] for each in bars]
+        deviations = [each.y[1] if len(each.y) > 1 else np.nan for each in bars]
+        colours = [_colour(each.style) for each in bars]
+        axes.barh(places, values, 0.7, color=colours, edgecolor="white")
+        whiskers = np.isfinite(deviations)
+        if whiskers.any():
+            axes.errorbar(
+                np.array(values)[whiskers], places[whiskers], xerr=np.array(deviations)[whiskers],
+                fmt="none", ecolor="#202020", elinewidth=1.2, capsize=3,
+            )  # fmt: skip
+        axes.grid(visible=False, axis="y")
+        labels = [each.label for each in bars]
+        axes.set_yticks(places, labels, fontsize=9 if len(labels) <= 9 else 8)
+        axes.invert_yaxis()
+        axes.set(xlabel=x_label)
+
+    return _panel(title, alt, draw, 1)
+
+
+def category_panel(
+    title: str, labels: Sequence[str], series: Sequence[Series], x_label: str, alt: str
+) -> Panel:
+    """Lines over groups that have an order and a name; the x of the series do not count."""
+
+    def draw(axes: "Axes") -> None:
+        places = np.arange(len(labels))
+        for each in series:
+            axes.plot(
+                places, each.y, DASHES[each.dash % len(DASHES)], color=_colour(each.style),
+                label=each.label, marker=MARKERS[each.dash % len(MARKERS)], ms=4, lw=1.6,
+            )  # fmt: skip
+        axes.set_xticks(places, labels, fontsize=9 if len(labels) <= 5 else 8)
+        axes.set_xmargin(0.08)
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel=x_label)
+
+    return _panel(title, alt, draw, len(series))
+
+
+def scatter_panel(
+    title: str, points: Sequence[Series], x_label: str, y_label: str, alt: str
+) -> Panel:
+    """Points of a colour and shape each; the x axis is logarithmic where they are far apart."""
+    places = [x for each in points for x in each.x]
+    is_log = min(places) > 0 and max(places) > 8 * min(places)
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
+        for each in points:
+            marker = MARKERS[each.dash % len(MARKERS)]
+            colour = _colour(each.style)
+            axes.plot(each.x, each.y, marker, color=colour, label=each.label, ms=6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=9))
+            # Matplotlib's own labels of powers are formulas, which titles and names must not be.
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.margins(0.1)
+        axes.set(xlabel=x_label, ylabel=y_label)
+
+    return _panel(title, alt, draw, len(points))
 
 
 def map_panel(

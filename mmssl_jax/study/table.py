@@ -109,13 +109,16 @@ def markdown_text(rows: list[dict[str, Any]], metrics: tuple[str, ...] = COLUMNS
             cells += [
                 f"{row[metric]:.4f}{spread}",
                 "" if _is_nan(difference) else f"{difference:+.4f}",
-                *("" if _is_nan(p_value) else _shown_p(p_value) for p_value in p_values),
+                *map(p_text, p_values),
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _shown_p(p_value: float) -> str:
+def p_text(p_value: float) -> str:
+    """A p-value, or nothing where there is none."""
+    if _is_nan(p_value):
+        return ""
     return "< .001" if p_value < 0.001 else f"{p_value:.3f}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
@@ -70,8 +71,8 @@ def fit(
       trial: makes the run a trial of a search, which leaves the test split unread. Called after
         every epoch with its number and validation metrics; what it raises ends the run without a
         result.
-    Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines"}`,
-      which is also written to `result.json`.
+    Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines",
+      "parameters": their number}`, which is also written to `result.json`.
     Raises ConfigError, DatasetError, RunError, each with what to do about it.
     """
     validate(config)
@@ -222,11 +223,17 @@ def conclude(
         "best_step": record["progress"]["steps"],
         **{split: evaluate(scorer) for split, evaluate in programs.evaluators.items()},
         "baselines": evaluate_baselines(problem, programs),
+        "parameters": count(problem.method.learned(like.method)),
     }
     if "test" in programs.evaluators:
         write_per_user(run, metrics_by_user(problem, scorer))
     write_json(run / "result.json", result)
     return result
+
+
+def count(tree: Any) -> int:
+    """Numbers in the arrays of a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def metrics_by_user(problem: Problem, scorer: Scorer) -> PerUser:

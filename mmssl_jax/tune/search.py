@@ -5,6 +5,7 @@ search's seed alone, so that a search that was interrupted suggests what it woul
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +32,14 @@ class SearchSettings(NamedTuple):
 
     A trial is pruned when its best validation value so far is below the median of the finished
     trials' values at the same epoch; not in its first `warmup_epochs` epochs, and not before
-    `warmup_trials` trials have finished.
+    `warmup_trials` trials have finished. With `minutes` above 0 no trial begins once the trials
+    have taken as long; one that was interrupted is finished.
     """
 
     seed: int = 0
     warmup_trials: int = 5
     warmup_epochs: int = 5
+    minutes: float = 0.0
 
 
 class Trial(NamedTuple):
@@ -46,6 +49,7 @@ class Trial(NamedTuple):
     changes: dict[str, Any]
     value: float | None
     reason: str = ""
+    seconds: float = 0.0
 
 
 def search(
@@ -66,23 +70,42 @@ def search(
     check_same_search(base, space, settings, out)
     study = open_study(optuna, out, settings)
     state = optuna.trial.TrialState
-    while (n_done := len(study.get_trials(states=(state.COMPLETE, state.PRUNED)))) < n_trials:
+    while (n_done := len(finished_trials(optuna, study, space))) < n_trials:
+        if not may_begin(optuna, study, settings.minutes):
+            break
         mixed = np.random.SeedSequence([settings.seed, n_done]).generate_state(1)[0]
         study.sampler = optuna.samplers.TPESampler(seed=int(mixed))
         drawn = study.ask(distributions(optuna, space))
         run = out / f"trial-{n_done:04d}"
         drawn.set_user_attr("run", run.name)
         config = override(base, changes_of(space, drawn.params))
+        began, before = time.perf_counter(), seconds_before(run)
         try:
             validate(config)
-            value = run_trial(optuna, drawn, config, run)
+            value: float | None = run_trial(optuna, drawn, config, run)
         except (optuna.TrialPruned, ConfigError, DivergedError) as error:
             drawn.set_user_attr("reason", str(error))
-            study.tell(drawn, state=state.PRUNED)
-        else:
-            study.tell(drawn, value)
+            value = None
+        drawn.set_user_attr("seconds", before + time.perf_counter() - began)
+        study.tell(drawn, value, state=state.PRUNED if value is None else state.COMPLETE)
         say(trial_line(finished_trials(optuna, study, space)[-1], base.train.monitor))
     return finished_trials(optuna, study, space)
+
+
+def may_begin(optuna: Any, study: Any, minutes: float) -> bool:
+    """Whether a trial may begin: one waits to be continued, or there is time left."""
+    state = optuna.trial.TrialState
+    if not minutes or study.get_trials(states=(state.WAITING,)):
+        return True
+    done = study.get_trials(states=(state.COMPLETE, state.PRUNED))
+    return sum(trial.user_attrs.get("seconds", 0.0) for trial in done) < 60 * minutes
+
+
+def seconds_before(run: Path) -> float:
+    """What the finished epochs of a trial took before it was interrupted."""
+    log = run / "metrics.jsonl"
+    records = read_records(log) if log.is_file() else []
+    return float(sum(record.get("seconds", 0.0) for record in records))
 
 
 def run_trial(optuna: Any, drawn: Any, config: Config, run: Path) -> float:
@@ -209,6 +232,7 @@ def finished_trials(optuna: Any, study: Any, space: Space) -> list[Trial]:
             changes_of(space, trial.params),
             trial.value if trial.state == state.COMPLETE else None,
             trial.user_attrs.get("reason", ""),
+            trial.user_attrs.get("seconds", 0.0),
         )
         for trial in study.get_trials(states=(state.COMPLETE, state.PRUNED))
     ]

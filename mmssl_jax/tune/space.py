@@ -8,12 +8,15 @@ sampling.by: {choices: [user, interaction]}
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from mmssl_jax.config import Config, ConfigError, flatten, override
+from mmssl_jax.method import Tuned
+from mmssl_jax.methods import METHODS
 from mmssl_jax.run_config import convert, nearest_name
 
 # They say what is measured, on which data and where, so that trials would not be comparable.
@@ -61,13 +64,24 @@ def read_space(path: Path, base: Config) -> Space:
             f"{path} holds no settings: give a line for each, such as "
             "'optim.lr: {low: 1e-5, high: 1e-3, log: true}'"
         )
-    space: Space = {}
-    for key, entry in content.items():
-        try:
-            space[str(key)] = _parse_entry(str(key), entry, base)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
-    return space
+    try:
+        return parse_space(content, base)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def own_space(base: Config) -> Space:
+    """The space that the base's method declares for itself; empty where it declares none."""
+    method = METHODS[base.method]
+    return parse_space(method.SPACE, base) if isinstance(method, Tuned) else {}
+
+
+def parse_space(content: Mapping[Any, Any], base: Config) -> Space:
+    """The space that settings, each with its range or choices, stand for; `base` as above.
+
+    Raises ConfigError with the setting, and what is expected.
+    """
+    return {str(key): _parse_entry(str(key), entry, base) for key, entry in content.items()}
 
 
 def _parse_entry(key: str, entry: Any, base: Config) -> Range | Choices:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
@@ -83,6 +83,12 @@ class MMSSL(Setup, Method):
         "ablations": ablations,
         "departures": departures,
     }
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+        "model.gnn_layers": {"low": 1, "high": 4},
+        "loss.contrastive": {"low": 0.003, "high": 0.3, "log": True},
+        "game.weight": {"low": 1e-5, "high": 1e-2, "log": True},
+    }
 
     @classmethod
     def build(cls, config: MMSSLConfig, dataset: Dataset, n_devices: int = 1) -> "MMSSL":
@@ -111,6 +117,10 @@ class MMSSL(Setup, Method):
         """The final embeddings."""
         embeddings = forward(self, state.generator, state.learned, inputs, None)
         return Vectors(embeddings.user, embeddings.item)
+
+    def learned(self, state: State) -> PyTree:
+        """Both players' parameters; the learned graphs are computed from these and the data."""
+        return state.generator, state.critic
 
     def reference_step(self, state: State, key: Key[Array, ""], inputs: Inputs) -> reference.State:
         """A step of the plain form from the same state, on the same batch."""

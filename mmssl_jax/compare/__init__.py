@@ -1,0 +1,1 @@
+"""Methods side by side: each with the same budget of trials, then over seeds; tables and a page."""
