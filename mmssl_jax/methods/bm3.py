@@ -19,8 +19,9 @@ public benchmarks, where the paper has none for its parts, and squares. Features
 in the paper; benchmarks let them learn.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +114,12 @@ class BM3(Trained):
 
     TITLE: ClassVar[str] = "BM3"
     CONFIG: ClassVar[type[Config]] = BM3Config
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "bm3.layers": {"low": 1, "high": 2},
+        "bm3.dropout": {"choices": [0.3, 0.5]},
+        "bm3.regularization": {"low": 1e-2, "high": 1.0, "log": True},
+    }
     WATCHED: ClassVar[tuple[str, ...]] = ("rank", "align", "mask", "loss")
     NEEDS_FEATURES: ClassVar[bool] = True
 

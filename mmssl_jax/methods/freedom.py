@@ -17,9 +17,9 @@ item that lacks a modality has the weights of the others, made to sum to 1; a tr
 not both have it counts as undecided, without a gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +151,12 @@ class Freedom(Trained):
 
     TITLE: ClassVar[str] = "FREEDOM"
     CONFIG: ClassVar[type[Config]] = FreedomConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "freedom.layers": {"low": 1, "high": 3},
+        "freedom.dropped": {"choices": [0.0, 0.5, 0.8, 0.9]},
+        "freedom.feature_weight": {"low": 1e-5, "high": 1e-2, "log": True},
+    }
     NEEDS_FEATURES: ClassVar[bool] = True
 
     def inputs(self, dataset: Dataset) -> Inputs:

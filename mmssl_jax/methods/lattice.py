@@ -15,8 +15,9 @@ gradients on, in every step. With `data.neighbours` random, z_m is of the featur
 so that neither graph knows what an item is. An item that lacks a modality has no neighbours in it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,12 @@ class Lattice(Trained):
 
     TITLE: ClassVar[str] = "LATTICE"
     CONFIG: ClassVar[type[Config]] = LatticeConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "lattice.layers": {"low": 1, "high": 3},
+        "lattice.raw_share": {"low": 0.5, "high": 1.0},
+        "lattice.regularization": {"low": 1e-5, "high": 1e-2, "log": True},
+    }
     NEEDS_FEATURES: ClassVar[bool] = True
 
     def inputs(self, dataset: Dataset) -> Inputs:

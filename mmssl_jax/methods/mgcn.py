@@ -22,7 +22,7 @@ modality if it has features, a user if an item of theirs has it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,12 @@ class MGCN(Trained):
 
     TITLE: ClassVar[str] = "MGCN"
     CONFIG: ClassVar[type[Config]] = MGCNConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "mgcn.layers": {"low": 1, "high": 3},
+        "mgcn.contrast": {"low": 1e-3, "high": 1e-1, "log": True},
+        "mgcn.regularization": {"low": 1e-5, "high": 1e-2, "log": True},
+    }
     NEEDS_FEATURES: ClassVar[bool] = True
 
     def inputs(self, dataset: Dataset) -> Inputs:

@@ -13,8 +13,9 @@ CL contrasts all nodes, or a uniform sample of them: with f(x, y) = exp(cosine /
     CL(z, q) = mean over n of -log f(z_n, q_n) / (sum_k f(z_n, q_k) + sum_(k != n) f(z_n, z_k))
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -64,9 +65,9 @@ class MMHCLSettings:
     """Weight c_I of the items' contrast."""
     temperature: PositiveFloat = 0.6
     """Temperature t of both."""
-    contrast_nodes: NonNegativeInt = 0
-    """Users, and as many items, that a step contrasts, drawn uniformly. 0: all, as published, which
-    takes most of a step's time."""
+    contrast_nodes: NonNegativeInt = 512
+    """Users, and as many items, that a step contrasts, drawn uniformly; 0 for all, as published,
+    which takes nearly all of the time."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,12 @@ class MMHCL(Trained):
 
     TITLE: ClassVar[str] = "MMHCL"
     CONFIG: ClassVar[type[Config]] = MMHCLConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},
+        "mmhcl.user_contrast": {"low": 1e-2, "high": 0.3, "log": True},
+        "mmhcl.item_contrast": {"low": 1e-2, "high": 0.3, "log": True},
+        "mmhcl.regularization": {"low": 1e-4, "high": 1e-1, "log": True},
+    }
     NEEDS_FEATURES: ClassVar[bool] = True
 
     def inputs(self, dataset: Dataset) -> Inputs:

@@ -17,8 +17,9 @@ InfoNCE is between two draws Z' and Z'' of a step, over the distinct nodes of th
 training interactions has a vector of zeros.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,12 @@ class SimGCL(Trained):
 
     TITLE: ClassVar[str] = "SimGCL"
     CONFIG: ClassVar[type[Config]] = SimGCLConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "simgcl.layers": {"low": 1, "high": 3},
+        "simgcl.contrast": {"low": 1e-2, "high": 1.0, "log": True},
+        "simgcl.temperature": {"low": 0.1, "high": 0.5},
+    }
     WATCHED: ClassVar[tuple[str, ...]] = ("bpr", "contrast", "loss")
 
     def inputs(self, dataset: Dataset) -> Inputs:

@@ -21,7 +21,7 @@ as long as a user's vector is on average.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -195,6 +195,12 @@ class VBPR(Trained):
 
     TITLE: ClassVar[str] = "VBPR"
     CONFIG: ClassVar[type[Config]] = VBPRConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+        "vbpr.standardised": {"choices": [False, True]},
+        "vbpr.biases": {"choices": [False, True]},
+        "vbpr.regularization": {"low": 1e-3, "high": 3.0, "log": True},
+    }
     INDUCTIVE: ClassVar[Inductive | None] = Inductive(
         Knowledge, knowledge_of, user_vectors, item_vectors
     )

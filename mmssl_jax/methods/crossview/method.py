@@ -1,7 +1,8 @@
 """CrossView behind the contract of `mmssl_jax/method.py`."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ from mmssl_jax.graph.item_graph import (
     modality_neighbours,
 )
 from mmssl_jax.graph.rows import interaction_rows, most_batch_edges
-from mmssl_jax.method import Curves, Inductive, Metrics, Vectors, Views
+from mmssl_jax.method import Curves, Inductive, Metrics, Variant, Vectors, Views
 from mmssl_jax.methods.crossview.config import CrossViewConfig
 from mmssl_jax.methods.crossview.game import (
     Board,
@@ -37,6 +38,7 @@ from mmssl_jax.methods.crossview.inductive import (
     user_vectors,
 )
 from mmssl_jax.methods.crossview.model import Inputs, Params, batch_loss, embeddings
+from mmssl_jax.methods.crossview.parts import parts
 from mmssl_jax.methods.trained import Step, Trained
 from mmssl_jax.methods.views import co_users, content_hypergraph
 from mmssl_jax.optimizers import Descent
@@ -55,6 +57,13 @@ class CrossView(Trained):
 
     TITLE: ClassVar[str] = "CrossView"
     CONFIG: ClassVar[type[Config]] = CrossViewConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "softmax.item_norm": {"choices": [0.0, 0.5, 1.0]},
+        "softmax.temperature": {"low": 0.1, "high": 0.5},
+        "contrast.items": {"low": 0.03, "high": 0.5, "log": True},
+        "view.taste_weight": {"choices": [0.0, 0.5, 1.0]},
+    }
+    STUDIES: ClassVar[Mapping[str, Callable[..., list[Variant]]]] = {"parts": parts}
     INDUCTIVE: ClassVar[Inductive | None] = Inductive(
         Knowledge, knowledge_of, user_vectors, item_vectors
     )
