@@ -24,7 +24,7 @@ from mmssl_jax.methods.mmssl.game.adversarial import score_rows
 from mmssl_jax.methods.mmssl.state import critic_module
 from mmssl_jax.methods.trained import Step
 from mmssl_jax.recommend.rank import QueryBlocks, pad_pairs
-from mmssl_jax.sampling import Batch
+from mmssl_jax.sampling import Batch, distinct_places
 from mmssl_jax.training.problem import compile_embedding, compile_training, load_problem, new_state
 from tests.problems import partial_dataset, precision, tiny_dataset
 from tests.test_mf import checkerboard
@@ -192,7 +192,7 @@ def test_the_loss_of_a_batch_is_that_of_loops(changes):
         step = Step(jax.tree.map(jnp.asarray, batch), key, ())
         total, parts = batch_loss(config, jax.tree.map(jnp.asarray, params), embedded, step, None)
         nodes = [
-            np.asarray(jax.random.choice(k, size, (min(config.contrast.nodes, size),), False))
+            np.asarray(distinct_places(k, size, min(config.contrast.nodes, size)))
             for k, size in zip(jax.random.split(contrast_key), (n, m), strict=True)
         ]
     losses = []

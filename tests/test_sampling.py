@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from mmssl_jax.sampling import sample_batch, sample_negatives
+from mmssl_jax.sampling import distinct_places, sample_batch, sample_negatives
 from tests.problems import N_ITEMS, interaction_matrix, rows_of
 
 MATRIX = interaction_matrix()
@@ -103,3 +103,16 @@ def test_every_row_of_items_finds_exactly_its_negatives(n_items):
     found = np.zeros_like(matrix)
     found[np.arange(len(matrix))[None, :], negatives] = 1
     np.testing.assert_array_equal(found, 1 - matrix)
+
+
+@pytest.mark.parametrize(("n", "count"), [(23, 5), (23, 23), (24, 6), (7, 1), (100003, 4096)])
+def test_distinct_places_are_different_and_alike_likely(n, count):
+    draw = jax.jit(jax.vmap(lambda key: distinct_places(key, n, count)))
+    places = np.asarray(draw(jax.random.split(jax.random.key(1), 2000 if n < 100 else 3)))
+    assert places.min() >= 0
+    assert places.max() < n
+    assert all(len(np.unique(row)) == count for row in places)
+    if n < 100:
+        often = np.bincount(places.ravel(), minlength=n) / len(places)
+        error = np.sqrt(count / n * (1 - count / n) / len(places)) + 1e-9
+        assert np.all(np.abs(often - count / n) < 5 * error)

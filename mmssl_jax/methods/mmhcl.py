@@ -41,6 +41,7 @@ from mmssl_jax.methods.views import (
 )
 from mmssl_jax.norms import unit_rows
 from mmssl_jax.optimizers import Descent
+from mmssl_jax.sampling import distinct_places
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class MMHCL(Trained):
         """CL(z, q), over the nodes that the settings ask for."""
         settings, n = self.config.mmhcl, vectors.shape[0]
         if 0 < settings.contrast_nodes < n:
-            nodes = jax.random.choice(key, n, (settings.contrast_nodes,), replace=False)
+            nodes = distinct_places(key, n, settings.contrast_nodes)
             vectors, views = vectors[nodes], views[nodes]
         return contrast_of_all(vectors, views, settings.temperature, self.axis)
 

@@ -38,6 +38,7 @@ from mmssl_jax.methods.trained import Step
 from mmssl_jax.methods.views import CoUsers, view_of_items, view_of_users
 from mmssl_jax.norms import unit_rows
 from mmssl_jax.parallel import share_of
+from mmssl_jax.sampling import distinct_places
 
 
 class Inputs(NamedTuple):
@@ -130,7 +131,7 @@ def contrasts(
     for (name, is_wanted), (vectors, views, own) in zip(wanted.items(), sides, strict=True):
         if is_wanted:
             n_nodes = min(settings.nodes, len(vectors))
-            nodes = jax.random.choice(own, len(vectors), (n_nodes,), replace=False)
+            nodes = distinct_places(own, len(vectors), n_nodes)
             nodes = share_of(nodes, axis)
             found[name] = contrastive_loss(
                 vectors[nodes], views[nodes], nodes, settings.temperature, axis
