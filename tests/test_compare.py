@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,6 +26,7 @@ from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.ranking.per_user import read_per_user
 from mmssl_jax.recommend import Recommender
+from mmssl_jax.report import plots
 from mmssl_jax.study import run as study_run
 from mmssl_jax.training import epochs
 from mmssl_jax.tune.space import Range, own_space
@@ -203,6 +205,8 @@ def compared(tmp_path_factory):
     pages = []
     with pytest.MonkeyPatch.context() as patch:
         share_programs(patch)
+        patch.setattr(jax, "clear_caches", lambda: None)
+        patch.setattr(plots, "RESOLUTION", 40)
         patch.setattr(study_run, "fit", fits)
         for _ in range(2):
             with pytest.raises(SystemExit) as leaving:
