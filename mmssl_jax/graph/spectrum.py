@@ -19,9 +19,9 @@ from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.norms import inverse_norm
 from mmssl_jax.parallel import in_float32
 
-# A subspace of twice as many vectors as wanted: the error of the last one falls each time by
-# (s_2r+1 / s_r)^2, not by (s_r+1 / s_r)^2, which can be nearly 1.
-WIDTH, ROUNDS = 2, 60
+# A subspace of twice as many vectors as wanted, and of some more where these are few: the error of
+# the last one falls each time by (s_2r+1 / s_r)^2, not by (s_r+1 / s_r)^2, which can be nearly 1.
+LEAST_SPARE, ROUNDS = 16, 60
 # A square below this share of the largest is float32's rounding.
 LEAST = 1e-6
 
@@ -75,7 +75,8 @@ def spectrum(
     if not n_others:
         return Spectrum(components, jnp.zeros(0), jnp.zeros((n_items, 0)))
     graph = observed_graph(edges, n_users, n_items, "symmetric")
-    start = jax.random.normal(key, (n_items, min(WIDTH * n_others, n_items)))
+    width = min(n_others + max(n_others, LEAST_SPARE), n_items)
+    start = jax.random.normal(key, (n_items, width))
     known = Components(*map(jnp.asarray, components))
     values, vectors = _iterate(start, graph, known, n_users)
     return Spectrum(components, values[:n_others], vectors[:, :n_others])
@@ -97,7 +98,7 @@ def _iterate(
         of_component = jax.ops.segment_sum(q * x, known.of_item, n_items)
         return x - q * of_component[known.of_item]
 
-    def one_round(_: int, basis: Float[Array, "I W"]) -> Float[Array, "I W"]:
+    def one_round(_: Int[Array, ""], basis: Float[Array, "I W"]) -> Float[Array, "I W"]:
         of_users = propagate(graph.to_users, basis, n_users)
         return _orthonormal(without_known(propagate(graph.to_items, of_users, n_items)))
 

@@ -5,10 +5,10 @@
     w_ji = s_ji for the k items i that are nearest to j, by largest s_ji > 0, and 0 for the others
 
 s is one of these; for `both`, w is (1 - content_weight) w of the first + content_weight w of the
-second:
+second, each divided by the mean of its weights above 0:
 
-    cooccurrence   n_ji / (sqrt(d_j d_i) + shrinkage)   n_ji users have both, d_i have i: the cosine
-                                                        of columns of R, less where few tell of it
+    cooccurrence   c_j . c_i / (|c_j| |c_i| + shrinkage)   c_i the column of item i in the training
+                                                           matrix, rows of length 1 if unit_users
     content        sum over modalities m that both have of cos(f_jm, f_im) / sqrt(M_j M_i)
 
 with M_i the number of modalities of i: the cosine of all features side by side, each modality's of
@@ -42,11 +42,15 @@ class ItemKNNSettings:
 
     by: Literal["cooccurrence", "content", "both"] = "cooccurrence"
     """Items of the same users, items of like features, or both."""
-    k: PositiveInt = 10
-    """Nearest items of each item, of each kind."""
-    shrinkage: NonNegativeFloat = 30.0
+    k: PositiveInt = 200
+    """Nearest items of each item, by co-occurrence."""
+    unit_users: bool = True
+    """Whether a user with many items tells less: rows of the training matrix of length 1."""
+    shrinkage: NonNegativeFloat = 300.0
     """Added to the cosine's denominator, against cosines that few users tell of."""
-    content_weight: ClosedUnitInterval = 0.5
+    content_k: PositiveInt = 10
+    """Nearest items of each item, by content."""
+    content_weight: ClosedUnitInterval = 0.8
     """Share of the content's weights, for `both`."""
 
 
@@ -60,16 +64,19 @@ class ItemKNNConfig(Config):
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1))
 
 
-def nearest_by_users(dataset: Dataset, k: int, shrinkage: float) -> Near:
+def nearest_by_users(dataset: Dataset, settings: ItemKNNSettings) -> Near:
     """Of each item, the k items of the largest shrunk cosine of their users; 0 fills up."""
-    edges, n_items = dataset.train, dataset.n_items
-    gram = gram_of(edges, np.ones(len(edges)), dataset.n_users, n_items)
-    root = np.sqrt(np.bincount(edges[:, 1], minlength=n_items))
-    k, blocks = min(k, n_items), []
+    users, items = dataset.train.T
+    n_items, k, blocks = dataset.n_items, min(settings.k, dataset.n_items), []
+    degree = np.bincount(users, minlength=dataset.n_users)[users]
+    values = degree**-0.5 if settings.unit_users else np.ones(len(users))
+    gram = gram_of(dataset.train, values, dataset.n_users, n_items)
+    length = np.sqrt(np.bincount(items, values**2, minlength=n_items))
     for first in range(0, n_items, ITEMS_AT_ONCE):
         last = min(first + ITEMS_AT_ONCE, n_items)
-        rows, columns, counts = gram_rows(gram, first, last)
-        cosine = counts / (root[rows + first] * root[columns] + shrinkage)
+        rows, columns, products = gram_rows(gram, first, last)
+        # Items with an entry have users, so that no length is 0.
+        cosine = products / (length[rows + first] * length[columns] + settings.shrinkage)
         others = columns != rows + first
         entries = Entries(rows[others], columns[others], cosine[others])
         blocks.append(largest_entries(entries, last - first, k))
@@ -90,6 +97,11 @@ def nearest_by_content(dataset: Dataset, k: int, data: DataConfig) -> Near:
     return nearest.items, jnp.maximum(nearest.cosine, 0.0)  # 0 where none was found
 
 
+def of_mean_1(weights: Float[Array, "I K"]) -> Float[Array, "I K"]:
+    """Weights divided by the mean of those above 0, so that kinds of them can be mixed."""
+    return weights * (jnp.sum(weights > 0) / jnp.maximum(jnp.sum(weights), 1e-30))
+
+
 @dataclass(frozen=True)
 class ItemKNN(Closed):
     """ItemKNN behind the contract of `mmssl_jax/method.py`."""
@@ -101,8 +113,11 @@ class ItemKNN(Closed):
     def check(cls, config: ItemKNNConfig, dataset: Dataset) -> None:
         """Raises ConfigError for weights that take too much room, and for lack of features."""
         settings = config.itemknn
-        kinds = 2 if settings.by == "both" else 1
-        require_room(dataset.n_items, kinds * min(settings.k, dataset.n_items), "itemknn.k")
+        kept = {"cooccurrence": settings.k, "content": settings.content_k}
+        for kind, k in kept.items():
+            if settings.by in (kind, "both"):
+                name = "itemknn.k" if kind == "cooccurrence" else "itemknn.content_k"
+                require_room(dataset.n_items, min(k, dataset.n_items), name)
         if settings.by != "cooccurrence":
             require_features(config, dataset, f"itemknn.by is {settings.by}")
 
@@ -110,12 +125,14 @@ class ItemKNN(Closed):
         """The nearest items of each; those of both kinds side by side, whose weights add up."""
         settings, share = self.config.itemknn, float(self.config.itemknn.content_weight)
         if settings.by == "content":
-            return ItemWeights(*nearest_by_content(dataset, settings.k, self.config.data))
-        by_users = nearest_by_users(dataset, settings.k, settings.shrinkage)
+            return ItemWeights(*nearest_by_content(dataset, settings.content_k, self.config.data))
+        by_users = nearest_by_users(dataset, settings)
         if settings.by == "cooccurrence":
             return ItemWeights(*by_users)
-        by_content = nearest_by_content(dataset, settings.k, self.config.data)
+        by_content = nearest_by_content(dataset, settings.content_k, self.config.data)
         return ItemWeights(
             jnp.concatenate([by_users[0], by_content[0]], axis=1),
-            jnp.concatenate([(1 - share) * by_users[1], share * by_content[1]], axis=1),
+            jnp.concatenate(
+                [(1 - share) * of_mean_1(by_users[1]), share * of_mean_1(by_content[1])], axis=1
+            ),
         )
