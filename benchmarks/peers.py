@@ -185,20 +185,19 @@ def measure_peers(
     n_steps = problem.steps_per_epoch
     times: dict[str, list[float]] = {}
 
-    def timed(name: str, call: Callable[[], Any]) -> Any:
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         started = time.perf_counter()
-        result = jax.block_until_ready(call())
+        result = jax.block_until_ready(call(*arguments))
         times.setdefault(name, []).append(time.perf_counter() - started)
         return result
 
     for _ in range(repeats + 1):  # the first compiles, and does not count
-        state, _metrics = timed("epoch_s", lambda state=state: run(state, n_steps))
+        state, _metrics = timed("epoch_s", run, state, n_steps)
         timed("torch_epoch_s", plain.epoch)
         scorer = embed(state)
-        found = timed("evaluation_s", lambda scorer=scorer: evaluate(scorer))["recall@20"]
-        with torch.no_grad():
-            vectors = [torch.tensor(np.asarray(part)) for part in scorer]
-            same = timed("torch_evaluation_s", lambda v=vectors: recall(*v))
+        found = timed("evaluation_s", evaluate, scorer)["recall@20"]
+        vectors = [torch.tensor(np.asarray(part)) for part in scorer]
+        same = timed("torch_evaluation_s", recall, *vectors)
         if abs(found - same) > 1e-3:
             raise AssertionError(f"recall@20 {found} here and {same} in PyTorch")
     of_run = {name: median(values[1:]) for name, values in times.items()}

@@ -40,6 +40,7 @@ TYPES = {
     "NonNegativeFloat": "float >= 0",
     "Fraction": "float in [0, 1)",
     "UpToOne": "float in (0, 1]",
+    "ClosedUnitInterval": "float in [0, 1]",
     "str": "text",
     "bool": "true or false",
 }

@@ -32,11 +32,12 @@ class Vectors(NamedTuple):
 class ItemWeights(NamedTuple):
     """A scorer whose score of user u and item i is the sum over u's training items j of w[j, i].
 
-    w is given by rows: item j weighs `weights[j]` for the items `neighbours[j]`, 0 for all others.
-    With K = I and neighbours that name every item it is a full matrix.
+    w is given by rows: item j weighs `weights[j]` for the items `neighbours[j]`, 0 for all others;
+    the weights of an item that is named twice add up. Without neighbours (None) `weights` is w
+    itself, [I, I].
     """
 
-    neighbours: Int[Array, "I K"]
+    neighbours: Int[Array, "I K"] | None
     weights: Float[Array, "I K"]
 
 

@@ -64,7 +64,8 @@ def test_the_evaluation_lowers(platform):
     share = jax.tree.map(lambda leaf: leaf[0], blocks)
     users, items = (np.ones((n, 8), np.float32) for n in (data.n_users, data.n_items))
     every = np.broadcast_to(np.arange(data.n_items, dtype=np.int32), (data.n_items, data.n_items))
-    full = ItemWeights(every, np.ones(every.shape, np.float32))
+    named = ItemWeights(every, np.ones(every.shape, np.float32))
+    full = named._replace(neighbours=None)
     scoring = Scoring((5, 20), 16)
-    for scorer in (Vectors(users, items), full):
+    for scorer in (Vectors(users, items), named, full):
         export(lambda scorer, share: block_sums(scorer, share, scoring), platform, scorer, share)

@@ -24,7 +24,7 @@ from mmssl_jax.training.problem import Problem, load_problem, new_state
 from tests.problems import tiny_dataset
 from tests.test_evaluate import brute_force
 
-KINDS = ("largest", "full")
+KINDS = ("largest", "full", "rows")
 KS = (3, 10, 100)
 BLOCK = 16
 
@@ -60,11 +60,13 @@ def case(request) -> Case:
     problem = load_problem(override(LightGCNConfig(), changes), tiny_dataset())
     n_items = problem.dataset.n_items
     matrix = np.random.default_rng(1).normal(size=(n_items, n_items)).astype(np.float32)
-    k = n_items if request.param == "full" else 6
-    scorer = largest(matrix, k)
     dense = np.zeros(matrix.shape)
-    np.put_along_axis(dense, np.asarray(scorer.neighbours), np.asarray(scorer.weights), 1)
-    assert np.count_nonzero(dense) == k * n_items
+    if request.param == "rows":
+        scorer, dense = ItemWeights(None, jnp.asarray(matrix)), matrix.astype(float)
+    else:
+        scorer = largest(matrix, n_items if request.param == "full" else 6)
+        np.put_along_axis(dense, np.asarray(scorer.neighbours), np.asarray(scorer.weights), 1)
+    assert np.count_nonzero(dense) == scorer.weights.size
     train = np.zeros((problem.dataset.n_users, n_items))
     train[tuple(problem.dataset.train.T)] = 1
     return Case(problem, scorer, dense, train @ dense)

@@ -372,7 +372,8 @@ def test_what_a_method_without_an_inductive_part_refuses(lightgcn, tmp_path, loa
         ask.user_vectors_from_items([["item 3"]])
 
 
-def test_item_weights_are_saved_too(lightgcn, tmp_path):
+@pytest.mark.parametrize("full", [False, True])
+def test_item_weights_are_saved_too(lightgcn, tmp_path, full):
     """A scorer of the other kind, with whole numbers as ids and nothing that is untrained."""
     rng = np.random.default_rng(0)
     n_items, n_users = len(lightgcn.item_ids), len(lightgcn.user_ids)
@@ -380,6 +381,8 @@ def test_item_weights_are_saved_too(lightgcn, tmp_path):
     scorer = ItemWeights(
         jnp.asarray(neighbours, jnp.int32), jnp.asarray(rng.normal(size=neighbours.shape))
     )
+    if full:
+        scorer = ItemWeights(None, jnp.asarray(rng.normal(size=(n_items, n_items))))
     ask = Recommender(
         lightgcn.contents._replace(
             scorer=scorer,
@@ -392,6 +395,7 @@ def test_item_weights_are_saved_too(lightgcn, tmp_path):
     ask.save(tmp_path / "served")
     loaded = Recommender.load(tmp_path / "served", BLOCK)
     assert isinstance(loaded.scorer, ItemWeights)
+    assert (loaded.scorer.neighbours is None) == full
     for name in FILTERS:
         for one, other in zip(
             ask.recommend(ask.user_ids, 50, filter=name),
@@ -401,3 +405,10 @@ def test_item_weights_are_saved_too(lightgcn, tmp_path):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
     assert list(loaded.untrained_items().ids) == []
+    with np.load(tmp_path / "served" / "arrays.npz") as file:
+        arrays = dict(file)
+    arrays["scorer/weights"] = arrays["scorer/weights"][:, :4]
+    np.savez(tmp_path / "served" / "arrays.npz", **arrays)
+    assert "damaged (ValueError: weights of shape (40, 4), expected (40," in refused(
+        tmp_path / "served"
+    )

@@ -4,6 +4,8 @@ from mmssl_jax.method import Method
 from mmssl_jax.methods.bm3 import BM3
 from mmssl_jax.methods.crossview import CrossView
 from mmssl_jax.methods.freedom import Freedom
+from mmssl_jax.methods.gfcf import GFCF
+from mmssl_jax.methods.itemknn import ItemKNN
 from mmssl_jax.methods.lattice import Lattice
 from mmssl_jax.methods.lightgcn import LightGCN
 from mmssl_jax.methods.mf import MF
@@ -25,5 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "lattice": Lattice,
     "mgcn": MGCN,
     "mmhcl": MMHCL,
+    "gfcf": GFCF,
+    "itemknn": ItemKNN,
 }
 DEFAULT = "mmssl"

@@ -74,6 +74,8 @@ def weighted_scores(scorer: ItemWeights, train: RowPairs, n_rows: int) -> Float[
     def add_pairs(total: Float[Array, "B I"], block: Block) -> Float[Array, "B I"]:
         rows, items, mask = block.cut(train)
         weights = jnp.where((mask & block.is_new)[:, None], scorer.weights[items], 0.0)
+        if scorer.neighbours is None:  # whole rows, without a place for each weight
+            return total.at[rows].add(weights)
         return total.at[rows[:, None], scorer.neighbours[items]].add(weights)
 
     with jax.named_scope("scores"):

@@ -28,7 +28,7 @@ from mmssl_jax.records.log import write_text
 from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
 
-VERSION = 1
+VERSION = 2  # 2: weights between items may lack neighbours
 FILES = ("recommender.json", "config.yaml", "arrays.npz")
 # What a file that was cut off or changed makes JSON, NumPy and the settings' parser raise.
 DAMAGES = (
@@ -103,7 +103,8 @@ def write_contents(contents: Contents, folder: Path) -> None:
     kind = next(name for name, scorer in SCORERS.items() if type(contents.scorer) is scorer)
     knowledge = {} if contents.knowledge is None else contents.knowledge._asdict()
     arrays = {
-        "scorer": contents.scorer._asdict(),
+        # What a scorer leaves out is no array.
+        "scorer": {name: x for name, x in contents.scorer._asdict().items() if x is not None},
         "seen": contents.seen,
         "knowledge": knowledge,
         "untrained": dict(contents.untrained.features),
@@ -178,9 +179,10 @@ def read_contents(folder: Path) -> Contents:
         ) from error
 
 
-def _scorer_of(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> Scorer:
+def _scorer_of(record: dict[str, Any], arrays: dict[str, Any]) -> Scorer:
     """Raises ValueError unless there is one id for every vector, or row of weights."""
-    scorer = SCORERS[record["scorer"]](**arrays)
+    left_out = {"neighbours": None} if record["scorer"] == "item_weights" else {}
+    scorer = SCORERS[record["scorer"]](**{**left_out, **arrays})
     n_users, n_items = len(record["user_ids"]), len(record["item_ids"])
     found = len(scorer.users) if isinstance(scorer, Vectors) else n_users, len(scorer[1])
     if found != (n_users, n_items):
@@ -188,6 +190,11 @@ def _scorer_of(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> Scorer:
             f"ids of {n_users} users and {n_items} items, but vectors or weights of {found[0]} and "
             f"{found[1]}"
         )
+    if isinstance(scorer, ItemWeights):
+        neighbours, found_shape = scorer.neighbours, scorer.weights.shape
+        expected = (n_items, n_items) if neighbours is None else neighbours.shape
+        if found_shape != expected:
+            raise ValueError(f"weights of shape {found_shape}, expected {expected}")
     return scorer
 
 

@@ -143,7 +143,9 @@ def dispatch_epoch(programs: Programs, state: TrainState, n_steps: int) -> tuple
     with jax.transfer_guard_device_to_host("disallow"):
         state, metrics = programs.run_epoch(state, n_steps)
         scorer = programs.embed(state)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in scorer]))
+        finite = jnp.all(
+            jnp.stack([jnp.all(jnp.isfinite(part)) for part in jax.tree.leaves(scorer)])
+        )
         ranking = programs.evaluators["validation"].start(scorer)
         return state, Epoch(n_steps, programs.copy(state), metrics, finite, ranking)
 
