@@ -65,7 +65,8 @@ def item_matrix(torch: Any, problem: Problem) -> Any:
         columns.append(items.ravel())
         weights.append(np.asarray(mean_weights(near)).ravel() / len(neighbours))
     size = dataset.n_items, dataset.n_items
-    return _csr(torch, *(np.concatenate(part) for part in (rows, columns, weights)), size)
+    row, column, weight = (np.concatenate(part) for part in (rows, columns, weights))
+    return _csr(torch, row, column, weight, size)
 
 
 def plain_program(torch: Any, problem: Problem) -> Plain:
@@ -195,7 +196,7 @@ def measure_peers(
         state, _metrics = timed("epoch_s", run, state, n_steps)
         timed("torch_epoch_s", plain.epoch)
         scorer = embed(state)
-        found = timed("evaluation_s", evaluate, scorer)["recall@20"]
+        found = timed("evaluation_s", evaluate.__call__, scorer)["recall@20"]
         vectors = [torch.tensor(np.asarray(part)) for part in scorer]
         same = timed("torch_evaluation_s", recall, *vectors)
         if abs(found - same) > 1e-3:

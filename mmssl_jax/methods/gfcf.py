@@ -16,7 +16,7 @@ they count as one (`mmssl_jax/graph/spectrum.py`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +135,11 @@ class GFCF(Closed):
 
     TITLE: ClassVar[str] = "GF-CF"
     CONFIG: ClassVar[type[Config]] = GFCFConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gfcf.alpha": {"choices": [0.0, 0.1, 0.3, 1.0]},
+        "gfcf.popularity": {"low": 0.3, "high": 0.9, "step": 0.1},
+        "gfcf.features": {"choices": [0.0, 0.02, 0.05, 0.1]},
+    }
 
     @classmethod
     def check(cls, config: GFCFConfig, dataset: Dataset) -> None:

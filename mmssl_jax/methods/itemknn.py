@@ -16,8 +16,9 @@ length 1. It is the mean of the modalities' cosines where both items have all, a
 known by fewer. Items without any modality are nobody's neighbours by content.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +109,11 @@ class ItemKNN(Closed):
 
     TITLE: ClassVar[str] = "ItemKNN"
     CONFIG: ClassVar[type[Config]] = ItemKNNConfig
+    SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "itemknn.by": {"choices": ["cooccurrence", "both"]},
+        "itemknn.k": {"low": 10, "high": 200, "log": True},
+        "itemknn.shrinkage": {"choices": [0.0, 10.0, 100.0, 300.0]},
+    }
 
     @classmethod
     def check(cls, config: ItemKNNConfig, dataset: Dataset) -> None:
