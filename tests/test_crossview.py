@@ -49,6 +49,7 @@ OFF = {
         "view.user_weight": 0.5,
         "view.item_weight": 2.0,
         "view.taste_weight": 0.0,
+        "view.lean": 0.7,
         "view.layers": 2,
     },
 }
@@ -144,7 +145,9 @@ def test_vectors_are_those_of_dense_numpy(off):
     users, items = (sum(side) / (view.layers + 1) for side in zip(*layers, strict=True))
     of_users, of_items = dense_views(dataset, params, view)
     found = method.embed(state, inputs)
-    expected = users + view.user_weight * unit(of_users), items + view.item_weight * unit(of_items)
+    degree = interactions(dataset).sum(axis=0)
+    lengths = view.item_weight * (1 + view.lean / (degree + 1))
+    expected = users + view.user_weight * unit(of_users), items + lengths[:, None] * unit(of_items)
     if view.taste_weight:
         taste = dense_adjacency(dataset) @ unit(of_items)
         expected = expected[0] + view.taste_weight * unit(taste), expected[1]
@@ -339,7 +342,8 @@ def test_a_new_item_with_the_features_of_an_old_one_has_its_view(off):
     present = {m: jnp.asarray(dataset.presence[m][items]) for m in features}
     found = item_vectors(config, known, features, present)
     view = dense_views(dataset, params, config.view)[1][items]
-    np.testing.assert_allclose(found, config.view.item_weight * unit(view), atol=2e-5)
+    length = config.view.item_weight * (1 + config.view.lean)  # as of an item that nobody has
+    np.testing.assert_allclose(found, length * unit(view), atol=2e-5)
     nothing = {m: jnp.zeros(12, bool) for m in features}
     assert not np.any(item_vectors(config, known, features, nothing))
 

@@ -16,7 +16,7 @@ to it by each modality, as an item of training does:
 
     x   = D^-1/2 (D^-1/2 H H' D^-1/2)^(b-1) P_I
     q_i = sum_m sum_{j among the k nearest by m} (H_m' x)_j
-    i   = w_I q_i / |q_i|
+    i   = w_I (1 + lean) q_i / |q_i|
 
 It has no interactions, so nothing else is known of it.
 """
@@ -32,7 +32,7 @@ from mmssl_jax.graph.item_graph import nearest_of_queries
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.methods.crossview.config import CrossViewConfig
-from mmssl_jax.methods.crossview.model import Inputs, Params
+from mmssl_jax.methods.crossview.model import Inputs, Params, view_length
 from mmssl_jax.methods.lightgcn import rounds
 from mmssl_jax.methods.views import view_of_items, view_of_users
 from mmssl_jax.norms import unit_rows
@@ -121,4 +121,4 @@ def item_vectors(
         near = nearest_of_queries(queries, known.features[m], config.view.neighbours)
         of_edges = known.edge_views[m][near.items]
         total += jnp.sum(jnp.where(near.found[:, :, None], of_edges, 0.0), axis=1)
-    return config.view.item_weight * unit_rows(total)
+    return view_length(config.view, jnp.zeros(len(total)))[:, None] * unit_rows(total)

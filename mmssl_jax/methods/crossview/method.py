@@ -37,7 +37,7 @@ from mmssl_jax.methods.crossview.inductive import (
     knowledge_of,
     user_vectors,
 )
-from mmssl_jax.methods.crossview.model import Inputs, Params, batch_loss, embeddings
+from mmssl_jax.methods.crossview.model import Inputs, Params, batch_loss, embeddings, view_length
 from mmssl_jax.methods.crossview.parts import parts
 from mmssl_jax.methods.trained import Step, Trained
 from mmssl_jax.methods.views import co_users, content_hypergraph
@@ -105,6 +105,7 @@ class CrossView(Trained):
         neighbours = modality_neighbours(
             dataset, self.config.view.neighbours, True, self.config.data, centre=True
         )
+        degree = np.bincount(dataset.train[:, 1], minlength=dataset.n_items)
         raw, present = item_features(dataset), item_presence(dataset)
         features = {m: centred(raw[m], present[m]) for m in raw}
         return Inputs(
@@ -114,6 +115,7 @@ class CrossView(Trained):
             content_hypergraph(neighbours),
             {m: rows for m, (rows, _) in features.items()},
             {m: mean for m, (_, mean) in features.items()},
+            view_length(self.config.view, jnp.asarray(degree, jnp.float32)),
         )
 
     def parameters(self, key: Key[Array, ""], inputs: Inputs) -> Params:

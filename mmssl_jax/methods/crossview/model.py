@@ -6,8 +6,8 @@ the views, LGCN_L(E) the mean of E after 0 .. L rounds of the light graph convol
     q_U = W^a P_U            users who share items          (methods/views.py)
     q_I = (D^-1/2 H H' D^-1/2)^b P_I    items of like content
     t_u = sum_{i in N(u)} (q_i / |q_i|) / sqrt(d_u d_i)        the taste of users
-    u = LGCN_L(E)_u + w_U q_u / |q_u| + w_T t_u / |t_u|        i = LGCN_L(E)_i + w_I q_i / |q_i|
-    score of u and i: u . i
+    u = LGCN_L(E)_u + w_U q_u / |q_u| + w_T t_u / |t_u|        i = LGCN_L(E)_i + w_i q_i / |q_i|
+    w_i = w_I (1 + lean / (d_i + 1))                           score of u and i: u . i
 
 Over a batch of interactions (u, i), and N items j drawn for all of them,
 
@@ -44,7 +44,7 @@ from mmssl_jax.sampling import distinct_places
 class Inputs(NamedTuple):
     """Constant arrays: the interactions as a graph, by user, and as the users' view walks them; the
     items' hypergraph; and the features that it was made from, centred, with the means that were
-    subtracted."""
+    subtracted. `view_length` is w_i of each item."""
 
     graph: BipartiteGraph
     rows: InteractionRows
@@ -52,6 +52,7 @@ class Inputs(NamedTuple):
     content: SparseMatrix
     features: dict[str, Float[Array, "I _F"]]
     means: dict[str, Float[Array, " _F"]]
+    view_length: Float[Array, " I"]
 
 
 class Params(NamedTuple):
@@ -70,6 +71,11 @@ class Embeddings(NamedTuple):
     views: Vectors
 
 
+def view_length(settings: ViewSettings, degree: Float[Array, " I"]) -> Float[Array, " I"]:
+    """w_i of items with these numbers of training interactions."""
+    return settings.item_weight * (1 + settings.lean / (degree + 1))
+
+
 def embeddings(settings: ViewSettings, params: Params, inputs: Inputs) -> Embeddings:
     """Vectors and views of all users and items; a view that is off is zero."""
     users, items = light_gcn(inputs.graph, params.users, params.items, settings.layers)
@@ -81,7 +87,7 @@ def embeddings(settings: ViewSettings, params: Params, inputs: Inputs) -> Embedd
         n_edges = len(inputs.features) * n_items
         of_items = view_of_items(inputs.content, params.view_items, n_edges, settings.item_hops)
     users += settings.user_weight * unit_rows(of_users)
-    items += settings.item_weight * unit_rows(of_items)
+    items += inputs.view_length[:, None] * unit_rows(of_items)
     if settings.taste_weight and settings.item_hops:
         taste = propagate(inputs.graph.to_users, unit_rows(of_items), users.shape[0])
         users += settings.taste_weight * unit_rows(taste)
