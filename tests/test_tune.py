@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import yaml
 
 from mmssl_jax.cli.tune import tune_command
 from mmssl_jax.config import override
+from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.records.log import append_record, write_json
 from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.study import run as study_run
@@ -13,7 +15,7 @@ from mmssl_jax.training import problem
 from mmssl_jax.training.epochs import DivergedError, RunError
 from mmssl_jax.tune.outcome import rerun_best, seed_table, write_best
 from mmssl_jax.tune.search import SearchSettings, changes_of, distributions, load_optuna, search
-from mmssl_jax.tune.space import Choices, Range
+from mmssl_jax.tune.space import Choices, Range, own_space
 from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
 pytest.importorskip("optuna", reason="the search needs Optuna")
@@ -238,3 +240,12 @@ def test_the_command_trains_and_reads_the_test_split_last(base, tmp_path, capsys
     assert shown.count("trial-0000  recall@20") == 1
     assert "| test | recall@20 | 1 |" in shown
     assert read_config(out / "best.yaml").optim.lr != 0.01
+
+
+def test_without_a_file_the_method_says_what_is_searched(tmp_path):
+    """One trial, cut short, of a method that declares a space."""
+    given = ["--method=mf", "--data.format=synthetic", "--train.max_steps=1", "--trials=1"]
+    tune_command([*given, f"--out={tmp_path / 'mf'}", "--seeds=[]"])
+    found = yaml.safe_load((tmp_path / "mf" / "best.yaml").read_text())
+    assert set(own_space(MFConfig())) == {"optim.lr", "mf.regularization", "mf.item_bias"}
+    assert found["optim"]["lr"] != MFConfig().optim.lr
