@@ -40,6 +40,7 @@ CHANGES = {
 }
 OFF = {
     "whole": {},
+    "with taste": {"view.taste_weight": 0.5},
     "no users' view": {"view.user_hops": 0},
     "no items' view": {"view.item_hops": 0},
     "no views": {"view.user_hops": 0, "view.item_hops": 0},
@@ -47,8 +48,7 @@ OFF = {
         "view.user_hops": 1,
         "view.item_hops": 1,
         "view.user_weight": 0.5,
-        "view.item_weight": 2.0,
-        "view.taste_weight": 0.0,
+        "view.item_weight": 1.0,
         "view.lean": 0.7,
         "view.layers": 2,
     },

@@ -23,12 +23,12 @@ class ViewSettings:
     """Hops among items of like content; 0 leaves the items' view out."""
     user_weight: NonNegativeFloat = 1.0
     """Length of the users' view where it is added to the users' vectors."""
-    item_weight: NonNegativeFloat = 1.0
+    item_weight: NonNegativeFloat = 2.0
     """Length of the items' view where it is added to the items' vectors."""
     lean: NonNegativeFloat = 0.0
     """How much longer the items' view is for items with few training interactions d: by a factor
     1 + lean / (d + 1). New and rare items are found more often, others less."""
-    taste_weight: NonNegativeFloat = 0.5
+    taste_weight: NonNegativeFloat = 0.0
     """Length of the users' taste, the mean of their items' views, in the users' vectors; 0 leaves
     it out."""
     neighbours: PositiveInt = 5

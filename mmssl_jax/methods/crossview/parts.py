@@ -14,7 +14,7 @@ def parts(base: CrossViewConfig, modalities: Sequence[str]) -> list[Variant]:
         Variant(BASE, "the whole method", {}),
         Variant("w-o-user-view", "without the view of users", {"view.user_hops": 0}),
         Variant("w-o-item-view", "without the view of items", {"view.item_hops": 0}),
-        Variant("w-o-taste", "without the users' taste", {"view.taste_weight": 0.0}),
+        Variant("taste", "with the users' taste", {"view.taste_weight": 0.5}),
         Variant(
             "w-o-contrast", "without contrasts", {"contrast.users": 0.0, "contrast.items": 0.0}
         ),
