@@ -266,11 +266,13 @@ def test_a_report_of_two_methods(finished, folder, tmp_path, capsys):
 
 def test_a_study_of_a_method_without_studies_of_its_own(settings, left, tmp_path, capsys):
     shown = left(0, study_command, "--method", "lightgcn", "--help")
-    assert "--study {seeds,modalities}" in shown
+    assert "--study {seeds,modalities,methods}" in shown
     assert "ablations" not in shown
-    assert "--study {ablations,departures,seeds,modalities}" in left(0, study_command, "--help")
+    assert "--study {ablations,departures,seeds,modalities,methods}" in left(
+        0, study_command, "--help"
+    )
     message = left(2, study_command, *settings, "--study=ablations")
-    assert "invalid choice: 'ablations' (choose from 'seeds', 'modalities')" in message
+    assert "invalid choice: 'ablations' (choose from 'seeds', 'modalities', 'methods')" in message
     out = tmp_path / "study"
     study_command([*settings, "--train.epochs=1", "--seeds=[1, 2]", f"--out={out}"])
     assert sorted(path.name for path in (out / "base").iterdir()) == ["seed-1", "seed-2"]

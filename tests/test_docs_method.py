@@ -57,11 +57,14 @@ OF_MMSSL = ("losses", "game/adversarial", "game/edge_likelihood", "fusion", "enc
 def test_every_public_function_of_the_losses_is_named(stage):
     place = PACKAGE / stage
     named = set(names_in(TEXT))
+    of_mmssl = "\n".join(p.read_text() for p in (PACKAGE / "methods" / "mmssl").rglob("*.py"))
     for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 if node.name == "score_rows":  # a call of the critic, no equation
+                    continue
+                if stage == "losses" and node.name not in of_mmssl:  # another method's
                     continue
                 assert f"{module}.{node.name}" in named
 
