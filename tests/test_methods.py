@@ -21,7 +21,7 @@ from mmssl_jax.training.problem import (
     new_state,
     train_steps,
 )
-from tests.problems import CHANGES, tiny_dataset
+from tests.problems import CHANGES, share_programs, tiny_dataset
 
 # What tiny runs need of each method; settings that it does not have are left out.
 DROPOUT_OFF = {"critic.dropout": (0.0, 0.0), "model.dropout": 0.0}
@@ -58,17 +58,20 @@ def losses_of(name, devices, transform="pmap"):
     return losses, compile_embedding(problem)(state)
 
 
-def test_losses_do_not_depend_on_the_devices(name):
+@pytest.mark.parametrize(
+    ("devices", "transform"), [(2, "pmap"), pytest.param(4, "shard_map", marks=pytest.mark.slow)]
+)
+def test_losses_do_not_depend_on_the_devices(name, devices, transform):
     alone, scorer = losses_of(name, 1)
-    for devices, transform in ((2, "pmap"), (4, "shard_map")):
-        losses, together = losses_of(name, devices, transform)
-        for one, other in zip(alone, losses, strict=True):
-            assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
-        for one, other in zip(*map(jax.tree.leaves, (scorer, together)), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    losses, together = losses_of(name, devices, transform)
+    for one, other in zip(alone, losses, strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for one, other in zip(*map(jax.tree.leaves, (scorer, together)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path):
+def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
+    share_programs(monkeypatch)  # the three runs differ in their length alone
     config = config_of(name, **{"train.epochs": 2})
     short = override(config, {"train.epochs": 1})
     whole = fit(config, tmp_path / "whole", dataset=tiny_dataset(), quiet=True)
