@@ -25,6 +25,8 @@ from tests.problems import CHANGES, share_programs, tiny_dataset
 
 # What tiny runs need of each method; settings that it does not have are left out.
 DROPOUT_OFF = {"critic.dropout": (0.0, 0.0), "model.dropout": 0.0}
+# Their states are those of LightGCN: parameters and moments.
+AS_LIGHTGCN = ("vbpr", "simgcl", "bm3", "mgcn", "mmhcl")
 
 
 def config_of(name, **changes):
@@ -70,6 +72,9 @@ def test_losses_do_not_depend_on_the_devices(name, devices, transform):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in AS_LIGHTGCN else n for n in METHODS]
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
     share_programs(monkeypatch)  # the three runs differ in their length alone
     config = config_of(name, **{"train.epochs": 2})
