@@ -258,7 +258,7 @@ def test_a_later_version_is_named(place):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("method: deepgcn\n", "there is no method 'deepgcn'; the nearest is 'lightgcn'"),
+        ("method: lightgnc\n", "there is no method 'lightgnc'; the nearest is 'lightgcn'"),
         ("method: lightgcn\noptim: {lrr: 1}\n", "the nearest is 'optim.lr'"),
         ("method: lightgcn\noptim: {lr: 0}\n", "optim.lr"),
     ],
