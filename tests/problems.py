@@ -128,6 +128,8 @@ _compiled: dict[tuple[Config, str], tuple[Programs, TrainState]] = {}
 N_USERS, N_ITEMS = 9, 23
 # The structured forms meet the dense ones to this relative error.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+# For tests that compile for seconds: float64 tells more, so float32 is left to the slow ones.
+PRECISIONS = [pytest.param("float32", marks=pytest.mark.slow), "float64"]
 
 STEP = {
     "model.dim": 8,

@@ -18,6 +18,7 @@ from mmssl_jax.methods.mmssl.step import apply_critic, critic_gradients, train_s
 from mmssl_jax.sampling import Batch
 from tests.problems import (
     N_ITEMS,
+    PRECISIONS,
     TOLERANCE,
     assert_close,
     edges_of_batch,
@@ -115,7 +116,7 @@ def critic_loss_and_gradients(config, name, users, rows):
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(game.params)
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_critic_loss_and_gradients_are_those_of_dense_rows(config, name):
     users = batch_users(config, name)
@@ -136,7 +137,7 @@ def test_critic_loss_and_gradients_are_those_of_dense_rows(config, name):
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_generator_gradients_are_those_of_dense_rows(preset, name):
     config = step_config(preset, game__weight=0.5, **NO_DROPOUT)
     items = np.random.default_rng(3).integers(N_ITEMS, size=(2, len(batch_users(config, name))))

@@ -200,7 +200,10 @@ def test_a_run_with_noise_is_evaluated_and_resumed_from_its_own_settings(tmp_pat
         fit(override(config, {"data.features": "real"}), tmp_path / "run", resume=True, quiet=True)
 
 
-@pytest.mark.parametrize("name", USING)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("crossview", "vbpr") else pytest.param(n, marks=pytest.mark.slow) for n in USING],
+)
 def test_constant_features_are_no_trouble(name):
     problem = load_problem(config_of(name, **{"data.features": "constant"}), tiny_dataset())
     state, run = new_state(problem), compile_training(problem, train_steps)

@@ -7,6 +7,7 @@ from mmssl_jax.methods.mmssl.game.factored_rows import FactoredRows, project_row
 from tests.problems import (
     N_ITEMS,
     N_USERS,
+    PRECISIONS,
     TOLERANCE,
     assert_close,
     edges_of_batch,
@@ -56,7 +57,7 @@ def project_densely(blocks, kernel):
     return jnp.concatenate([product(rows) for rows in blocks])
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_product_and_gradients_are_those_of_dense_rows(name):
     with precision(name) as dtype:
         edges = edges_of_batch(MATRIX, USERS, padding=7)

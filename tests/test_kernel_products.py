@@ -10,6 +10,7 @@ from mmssl_jax.precision import rounded
 from tests.problems import (
     N_ITEMS,
     N_USERS,
+    PRECISIONS,
     TOLERANCE,
     assert_close,
     edges_of_batch,
@@ -30,7 +31,7 @@ def dense_products(kernel, items, weights, edges):
     return of_factors, tuple(rows(w) @ kernel for w in weights), kernel.T @ kernel
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("edges_at_once", [5, 1024])
 @pytest.mark.parametrize("items_at_once", [5, 2**14])
 def test_products_and_gradients_are_those_of_dense_rows(

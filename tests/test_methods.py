@@ -25,8 +25,10 @@ from tests.problems import CHANGES, share_programs, tiny_dataset
 
 # What tiny runs need of each method; settings that it does not have are left out.
 DROPOUT_OFF = {"critic.dropout": (0.0, 0.0), "model.dropout": 0.0}
-# Their states are those of LightGCN: parameters and moments.
+# Their states are those of LightGCN, parameters and moments, so that runs of them which are spread
+# over devices or interrupted are left to the slow tests.
 AS_LIGHTGCN = ("vbpr", "simgcl", "bm3", "mgcn", "mmhcl")
+FEWER = [pytest.param(n, marks=pytest.mark.slow) if n in AS_LIGHTGCN else n for n in METHODS]
 
 
 def config_of(name, **changes):
@@ -60,6 +62,7 @@ def losses_of(name, devices, transform="pmap"):
     return losses, compile_embedding(problem)(state)
 
 
+@pytest.mark.parametrize("name", FEWER)
 @pytest.mark.parametrize(
     ("devices", "transform"), [(2, "pmap"), pytest.param(4, "shard_map", marks=pytest.mark.slow)]
 )
@@ -72,9 +75,7 @@ def test_losses_do_not_depend_on_the_devices(name, devices, transform):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in AS_LIGHTGCN else n for n in METHODS]
-)
+@pytest.mark.parametrize("name", FEWER)
 def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
     share_programs(monkeypatch)  # the three runs differ in their length alone
     config = config_of(name, **{"train.epochs": 2})

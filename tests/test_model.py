@@ -14,6 +14,7 @@ from mmssl_jax.methods.mmssl.model import (
 from tests.problems import (
     N_ITEMS,
     N_USERS,
+    PRECISIONS,
     TOLERANCE,
     assert_close,
     edge_array,
@@ -152,7 +153,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_whole_forward_pass_by_hand(config, name):
     with precision(name) as dtype:

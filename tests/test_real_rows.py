@@ -23,6 +23,7 @@ from mmssl_jax.methods.mmssl.game.unit_rows import unit_scores
 from tests.problems import (
     N_ITEMS,
     N_USERS,
+    PRECISIONS,
     TOLERANCE,
     assert_close,
     edges_of_batch,
@@ -61,7 +62,7 @@ def both_with_gradients(structured, dense, users, items, kernel):
     return jax.jit(lambda: (with_gradients(structured), with_gradients(dense)))()
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("mask_observed", [False, True])
 def test_generated_rows(mask_observed, name):
     with precision(name) as dtype:
@@ -127,7 +128,7 @@ def project_both_ways(game, mask_observed, batch, dtype):
     return both_with_gradients(structured, dense, users, items, kernel)
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize(("game", "mask_observed"), REAL_ROWS.values(), ids=REAL_ROWS)
 def test_real_rows(game, mask_observed, name):
     batch = SAMPLERS if observed_dominate(game, N_ITEMS) else EVERYBODY
@@ -173,7 +174,7 @@ def test_sparse_soft_rows_are_the_dense_ones_where_observed_items_dominate(game)
     assert_close(sparse_product, dense_product, 1e-6)
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_observed_real_rows_are_the_unit_training_rows(name):
     game = GameConfig(real_rows="observed")
     with precision(name) as dtype:
