@@ -147,3 +147,10 @@ def test_modalities_have_neighbours_of_their_own():
         np.testing.assert_array_equal(np.any(near.found, axis=1), present)
         assert np.all(present[near.items[present]])
         assert not np.array_equal(near.items, again[modality].items)
+
+
+def test_constant_features_have_no_neighbours():
+    constant = jnp.tile(jnp.array([[30.1, -7.3, 0.2]]), (N_ITEMS, 1))
+    rows, _ = centred(constant, jnp.ones(N_ITEMS, bool))
+    assert not np.any(rows)
+    assert not np.any(nearest_items(rows, K, True).found)

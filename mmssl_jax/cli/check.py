@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 
@@ -30,8 +30,6 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 # Items whose neighbours are looked at: a larger catalogue is sampled.
 MOST_SOURCES = 8192
-# What is left of a constant column of float32, as a share of it.
-ROUNDING = 1e-5
 
 
 class Checked(NamedTuple):
@@ -97,20 +95,10 @@ def check_dataset(dataset: Dataset, edges: np.ndarray, k: int, seed: int) -> dic
     features, present = item_features(dataset), item_presence(dataset)
     found = {}
     for name in dataset.modalities:
-        rows = apart_from_mean(features[name], present[name])
+        rows, _ = centred(features[name], present[name])
         near = neighbourhood(rows, k, np.random.default_rng([seed, 6]))
         found[name] = Checked(facts_of(dataset, name), signal_of(edges, near))
     return found
-
-
-def apart_from_mean(
-    features: Float[Array, "I F"], present: Bool[Array, " I"]
-) -> Float[Array, "I F"]:
-    """Features less their mean, since cosines would mostly compare what all items have in common;
-    zero where that leaves nothing but rounding, as of constant features."""
-    rows = centred(features, present)[0]
-    lengths, raw = (jnp.linalg.norm(x, axis=1, keepdims=True) for x in (rows, features))
-    return jnp.where(lengths > ROUNDING * raw, rows, 0.0)
 
 
 def neighbourhood(rows: Float[Array, "I F"], k: int, rng: np.random.Generator) -> Neighbourhood:

@@ -17,6 +17,9 @@ from mmssl_jax.norms import unit_rows
 # Items that look for their nearest at once, and items that are compared with them at once.
 ROWS_AT_ONCE, ITEMS_AT_ONCE = 1024, 16384
 
+# What is left of a constant column of float32 less its mean, as a share of it.
+ROUNDING = 1e-5
+
 
 class Neighbours(NamedTuple):
     """The k nearest items of each of N, nearest first; places that are not `found` are padding."""
@@ -45,10 +48,16 @@ def item_presence(dataset: Dataset) -> dict[str, Bool[Array, " I"]]:
 def centred(
     features: Float[Array, "I F"], present: Bool[Array, " I"]
 ) -> tuple[Float[Array, "I F"], Float[Array, " F"]]:
-    """Features less their mean over the items that have them, zero for the others; and the mean."""
+    """Features less their mean over the items that have them, zero for the others; and the mean.
+
+    Without it cosines would mostly compare what all items have in common. A row is zero, too, where
+    nothing but rounding is left, as of constant features.
+    """
     has = present[:, None]
     mean = jnp.sum(jnp.where(has, features, 0.0), axis=0) / jnp.maximum(jnp.sum(present), 1)
-    return jnp.where(has, features - mean[None, :], 0.0), mean
+    rows = features - mean[None, :]
+    lengths, raw = (jnp.linalg.norm(x, axis=1, keepdims=True) for x in (rows, features))
+    return jnp.where(has & (lengths > ROUNDING * raw), rows, 0.0), mean
 
 
 def modality_neighbours(

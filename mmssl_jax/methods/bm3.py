@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from mmssl_jax.config import Config, Fraction, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config, Fraction
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import item_features, item_presence
@@ -38,7 +38,7 @@ from mmssl_jax.losses.cosine import cosine_distance, mean_of_present
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
 from mmssl_jax.methods.linear import Linear, linear, new_linear
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained
 from mmssl_jax.optimizers import Descent
 
 
@@ -59,17 +59,12 @@ class BM3Settings:
 
 
 @dataclass(frozen=True)
-class BM3Config(Config):
+class BM3Config(BenchmarkConfig):
     """All settings of BM3."""
 
     method: str = "bm3"
     """Method to train. Each has its own settings: --method NAME --help."""
     bm3: BM3Settings = field(default_factory=BM3Settings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 class Inputs(NamedTuple):

@@ -27,7 +27,7 @@ import jraph
 from jaxtyping import Array, Bool, Float, Int, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from mmssl_jax.config import Config, ConfigError, Fraction, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config, ConfigError, Fraction
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import (
     BipartiteGraph,
@@ -48,7 +48,7 @@ from mmssl_jax.losses.bpr import bpr_loss
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
 from mmssl_jax.methods.linear import xavier_kernel
-from mmssl_jax.methods.trained import Step, Trained, of_batch
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained, of_batch
 from mmssl_jax.optimizers import Descent
 from mmssl_jax.sampling import Batch
 
@@ -73,16 +73,12 @@ class FreedomSettings:
 
 
 @dataclass(frozen=True)
-class FreedomConfig(Config):
+class FreedomConfig(BenchmarkConfig):
     """All settings of FREEDOM."""
 
     method: str = "freedom"
     """Method to train. Each has its own settings: --method NAME --help."""
     freedom: FreedomSettings = field(default_factory=FreedomSettings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 class Inputs(NamedTuple):

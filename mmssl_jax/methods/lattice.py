@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig, UpToOne
+from mmssl_jax.config import Config, OptimConfig, UpToOne
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import (
@@ -45,7 +45,7 @@ from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
 from mmssl_jax.methods.linear import Linear, linear, new_linears
-from mmssl_jax.methods.trained import Step, Trained, of_batch
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained, of_batch
 from mmssl_jax.norms import unit_rows
 from mmssl_jax.optimizers import Descent
 
@@ -69,17 +69,13 @@ class LatticeSettings:
 
 
 @dataclass(frozen=True)
-class LatticeConfig(Config):
+class LatticeConfig(BenchmarkConfig):
     """All settings of LATTICE."""
 
     method: str = "lattice"
     """Method to train. Each has its own settings: --method NAME --help."""
     lattice: LatticeSettings = field(default_factory=LatticeSettings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr_decay=0.96))
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 class Inputs(NamedTuple):

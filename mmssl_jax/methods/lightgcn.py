@@ -22,14 +22,14 @@ import jax
 from jaxtyping import Array, Float, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
 from mmssl_jax.method import Metrics, Vectors
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained
 from mmssl_jax.optimizers import Descent
 
 
@@ -46,17 +46,12 @@ class LightGCNSettings:
 
 
 @dataclass(frozen=True)
-class LightGCNConfig(Config):
+class LightGCNConfig(BenchmarkConfig):
     """All settings of LightGCN."""
 
     method: str = "lightgcn"
     """Method to train. Each has its own settings: --method NAME --help."""
     lightgcn: LightGCNSettings = field(default_factory=LightGCNSettings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 class Inputs(NamedTuple):

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config, OptimConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.item_graph import (
@@ -47,7 +47,7 @@ from mmssl_jax.losses.info_nce import info_nce
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.lightgcn import light_gcn, xavier_tables
 from mmssl_jax.methods.linear import Linear, linear, new_linear, new_linears, xavier_kernel
-from mmssl_jax.methods.trained import Step, Trained, of_batch
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained, of_batch
 from mmssl_jax.optimizers import Descent
 
 
@@ -72,17 +72,13 @@ class MGCNSettings:
 
 
 @dataclass(frozen=True)
-class MGCNConfig(Config):
+class MGCNConfig(BenchmarkConfig):
     """All settings of MGCN."""
 
     method: str = "mgcn"
     """Method to train. Each has its own settings: --method NAME --help."""
     mgcn: MGCNSettings = field(default_factory=MGCNSettings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr_decay=0.96))
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 ByModality = dict[str, Array]

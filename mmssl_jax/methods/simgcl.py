@@ -19,23 +19,23 @@ training interactions has a vector of zeros.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.propagate import propagate
-from mmssl_jax.graph.rows import InteractionRows, interaction_rows
+from mmssl_jax.graph.rows import interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
 from mmssl_jax.losses.info_nce import info_nce
 from mmssl_jax.method import Metrics, Vectors
-from mmssl_jax.methods.lightgcn import xavier_tables
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.lightgcn import Inputs, Params, xavier_tables
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained
 from mmssl_jax.norms import unit_rows
 from mmssl_jax.optimizers import Descent
 
@@ -59,31 +59,12 @@ class SimGCLSettings:
 
 
 @dataclass(frozen=True)
-class SimGCLConfig(Config):
+class SimGCLConfig(BenchmarkConfig):
     """All settings of SimGCL."""
 
     method: str = "simgcl"
     """Method to train. Each has its own settings: --method NAME --help."""
     simgcl: SimGCLSettings = field(default_factory=SimGCLSettings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
-
-
-class Inputs(NamedTuple):
-    """The graph of the training interactions, and these by user."""
-
-    graph: BipartiteGraph
-    rows: InteractionRows
-
-
-class Params(NamedTuple):
-    """ID embeddings."""
-
-    users: Float[Array, "U D"]
-    items: Float[Array, "I D"]
 
 
 def noise_like(key: Key[Array, ""], x: Float[Array, "N D"], length: float) -> Float[Array, "N D"]:

@@ -4,17 +4,29 @@ A method says what its parameters are, what its loss is and what ranks; what is 
 batch, takes the step, and spreads both over devices.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import jax
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from mmssl_jax.config import Config, SamplingConfig, TrainConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.method import Inputs, Method, Metrics, Vectors
 from mmssl_jax.optimizers import Descent, adamw, descend
 from mmssl_jax.sampling import Batch, sample_share, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(Config):
+    """The recipe that public benchmarks train their methods by, as defaults: batches of 2,048
+    interactions, negatives among the items with a training interaction, Adam 1e-3, patience 20."""
+
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
+    )
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 class Step(NamedTuple):

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 
-from mmssl_jax.config import Config, OptimConfig, SamplingConfig, TrainConfig
+from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import directed_graph
 from mmssl_jax.graph.item_graph import centred, item_features, item_presence
@@ -37,7 +37,7 @@ from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, interaction_rows
 from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
 from mmssl_jax.method import Inductive, Metrics, Vectors
-from mmssl_jax.methods.trained import Step, Trained
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained
 from mmssl_jax.norms import inverse_norm, unit_rows
 from mmssl_jax.optimizers import Descent
 
@@ -61,17 +61,12 @@ class VBPRSettings:
 
 
 @dataclass(frozen=True)
-class VBPRConfig(Config):
+class VBPRConfig(BenchmarkConfig):
     """All settings of VBPR."""
 
     method: str = "vbpr"
     """Method to train. Each has its own settings: --method NAME --help."""
     vbpr: VBPRSettings = field(default_factory=VBPRSettings)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(2048, "interaction", "trained")
-    )
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(patience=20))
 
 
 class Scaling(NamedTuple):
