@@ -492,6 +492,7 @@ def test_every_piece_is_measured_against_its_stock_form():
     assert all(found["lines"] > 10 and found["step_ms"] > 0 for found in figures.values())
 
 
+@pytest.mark.slow
 def test_stock_forms_compute_the_same():
     config = problems.tiny_config(changes={"critic.dropout": (0.0, 0.0), "model.dropout": 0.0})
     method = METHODS[config.method].build(config, problems.tiny_dataset())

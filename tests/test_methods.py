@@ -29,6 +29,8 @@ DROPOUT_OFF = {"critic.dropout": (0.0, 0.0), "model.dropout": 0.0}
 # over devices or interrupted are left to the slow tests.
 AS_LIGHTGCN = ("vbpr", "simgcl", "bm3", "mgcn", "mmhcl")
 FEWER = [pytest.param(n, marks=pytest.mark.slow) if n in AS_LIGHTGCN else n for n in METHODS]
+# tests/test_parallel.py spreads MMSSL, both presets.
+SPREAD = [pytest.param("mmssl", marks=pytest.mark.slow) if n == "mmssl" else n for n in FEWER]
 
 
 def config_of(name, **changes):
@@ -62,7 +64,7 @@ def losses_of(name, devices, transform="pmap"):
     return losses, compile_embedding(problem)(state)
 
 
-@pytest.mark.parametrize("name", FEWER)
+@pytest.mark.parametrize("name", SPREAD)
 @pytest.mark.parametrize(
     ("devices", "transform"), [(2, "pmap"), pytest.param(4, "shard_map", marks=pytest.mark.slow)]
 )

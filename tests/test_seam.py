@@ -314,7 +314,7 @@ RECORDED = json.loads((ROOT / "tests" / "parity" / "three_steps.json").read_text
         ("paper", "all"),
         pytest.param("paper", "partial", marks=pytest.mark.slow),
         pytest.param("released", "all", marks=pytest.mark.slow),
-        ("released", "partial"),
+        pytest.param("released", "partial", marks=pytest.mark.slow),
     ],
 )
 def test_three_steps_are_those_before_the_contract(preset, data):
