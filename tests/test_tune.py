@@ -116,6 +116,15 @@ def test_an_interrupted_search_suggests_what_it_would_have(base, tmp_path, fake_
     assert other[0].changes != whole[0].changes
 
 
+def test_the_first_trial_is_what_the_search_starts_from(base, tmp_path, fake_fit):
+    start = override(base, {"optim.lr": 0.01, "critic.hidden": (4.0, 2.0)})
+    first, second = run_search(start, tmp_path / "inside", 2)
+    assert first.changes == {"optim.lr": 0.01, "critic.hidden": (4.0, 2.0)}
+    assert second.changes != first.changes
+    outside = override(start, {"optim.lr": 1.5})
+    assert run_search(outside, tmp_path / "outside", 1)[0].changes["optim.lr"] <= 1.0
+
+
 def test_no_trial_begins_when_the_time_is_spent(base, tmp_path, fake_fit):
     out, no_time = tmp_path / "search", SETTINGS._replace(minutes=1e-9)
     (first,) = run_search(base, out, 3, no_time)

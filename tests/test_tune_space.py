@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from mmssl_jax.cli.tune import tune_command
-from mmssl_jax.config import ConfigError
+from mmssl_jax.config import ConfigError, flatten
 from mmssl_jax.methods.mmssl.config import MMSSLConfig
-from mmssl_jax.tune.space import Choices, Range, read_space
+from mmssl_jax.run_config import read_config
+from mmssl_jax.tune.space import Choices, Range, contains, own_space, read_space
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+METHODS_FILES = sorted(f for f in CONFIGS.glob("*.yaml") if not f.stem.startswith("space"))
 
 
 def read(folder: Path, text: str):
@@ -82,6 +84,28 @@ def test_what_is_refused(tmp_path, line, message):
 def test_the_shipped_space_is_valid():
     space = read_space(CONFIGS / "space_tiktok.yaml", MMSSLConfig())
     assert space["optim.lr"] == Range(1e-5, 1e-3, True)
+
+
+@pytest.mark.parametrize("path", METHODS_FILES, ids=lambda path: path.stem)
+def test_every_methods_space_holds_its_own_settings(path):
+    base = read_config(path)
+    values = flatten(base)
+    space = own_space(base)
+    assert space, "it declares none"
+    assert [key for key, entry in space.items() if not contains(entry, values[key])] == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "inside", "outside"),
+    [
+        (Range(0.3, 0.9, step=0.1), (0.3, 0.6, 0.9), (0.35, 0.2, 1.0, None)),
+        (Range(1, 3, is_whole=True), (1, 3), (0, 4)),
+        (Choices((False, True)), (True,), ("true",)),
+    ],
+)
+def test_what_a_space_holds(entry, inside, outside):
+    assert all(contains(entry, value) for value in inside)
+    assert not any(contains(entry, value) for value in outside)
 
 
 def test_the_command_refuses_a_space_before_anything_runs(tmp_path, capsys, monkeypatch):

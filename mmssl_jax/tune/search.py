@@ -1,7 +1,9 @@
 """The search: trials one after another, kept in a SQLite study that the same command continues.
 
-A trial sees the validation split alone. Its suggestion depends on the finished trials and the
-search's seed alone, so that a search that was interrupted suggests what it would have suggested.
+The first trial has the settings that the search starts from, where they lie in its space, so that
+the best of a search is not below them. A trial sees the validation split alone. Its suggestion
+depends on the finished trials and the search's seed alone, so that a search that was interrupted
+suggests what it would have suggested.
 """
 
 import json
@@ -21,7 +23,7 @@ from mmssl_jax.run_config import validate
 from mmssl_jax.study.run import finish_run
 from mmssl_jax.training.epochs import DivergedError, RunError
 from mmssl_jax.training.loop import dataset_record
-from mmssl_jax.tune.space import Choices, Space
+from mmssl_jax.tune.space import Choices, Space, contains
 
 # They change where and how fast trials run, not what they are.
 MAY_CHANGE = ("data.path", "data.format", "parallel.devices", "parallel.transform")
@@ -69,6 +71,9 @@ def search(
     optuna = load_optuna()
     check_same_search(base, space, settings, out)
     study = open_study(optuna, out, settings)
+    start = start_params(space, base)
+    if start is not None and not study.get_trials():
+        study.enqueue_trial(start)
     state = optuna.trial.TrialState
     while (n_done := len(finished_trials(optuna, study, space))) < n_trials:
         if not may_begin(optuna, study, settings.minutes):
@@ -210,6 +215,17 @@ def distributions(optuna: Any, space: Space) -> dict[str, Any]:
                 entry.low, entry.high, entry.log, entry.step
             )
     return found
+
+
+def start_params(space: Space, base: Config) -> dict[str, Any] | None:
+    """Optuna's parameters of the base's own settings; None where one lies outside the space."""
+    values = {key: flatten(base)[key] for key in space}
+    if not all(contains(space[key], value) for key, value in values.items()):
+        return None
+    return {
+        key: json.dumps(value) if isinstance(space[key], Choices) else value
+        for key, value in values.items()
+    }
 
 
 def changes_of(space: Space, params: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,16 @@ class Choices(NamedTuple):
 Space = dict[str, Range | Choices]
 
 
+def contains(entry: Range | Choices, value: Any) -> bool:
+    """Whether a search over the entry can draw the value of a setting."""
+    if isinstance(entry, Choices):
+        return value in entry.values
+    if value is None or not entry.low <= value <= entry.high:
+        return False
+    steps = 0.0 if entry.step is None else (value - entry.low) / entry.step
+    return math.isclose(steps, round(steps), abs_tol=1e-9)
+
+
 def read_space(path: Path, base: Config) -> Space:
     """Reads a space file; every value has been checked against the range of its setting.
 

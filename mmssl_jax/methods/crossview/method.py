@@ -58,8 +58,9 @@ class CrossView(Trained):
     TITLE: ClassVar[str] = "CrossView"
     CONFIG: ClassVar[type[Config]] = CrossViewConfig
     SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "softmax.user_norm": {"choices": [0.0, 0.5, 1.0]},
         "softmax.item_norm": {"choices": [0.0, 0.5, 1.0]},
-        "softmax.temperature": {"low": 0.1, "high": 0.5},
+        "softmax.temperature": {"low": 0.1, "high": 2.0, "log": True},
         "contrast.items": {"low": 0.03, "high": 0.5, "log": True},
         "view.taste_weight": {"choices": [0.0, 0.5, 1.0]},
     }
