@@ -6,6 +6,7 @@ from typing import NoReturn
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.messages import clipped
 from mmssl_jax.training.epochs import RunError
 
 USER_ERRORS = (ConfigError, DatasetError, RunError, CheckpointError)
@@ -13,7 +14,7 @@ USER_ERRORS = (ConfigError, DatasetError, RunError, CheckpointError)
 
 def leave(error: Exception) -> NoReturn:
     """Prints what a user can mend, and exits with status 2."""
-    print(f"error: {error}", file=sys.stderr)
+    print(clipped(f"error: {error}"), file=sys.stderr)
     sys.exit(2)
 
 

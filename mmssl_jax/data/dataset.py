@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mmssl_jax.files import read_regular
+
 SPLITS = ("train", "validation", "test")
 MAX_ID = 10**8 - 1  # far above any public dataset: a larger id is a raw id that nobody renumbered
 
@@ -179,9 +181,9 @@ def require_files(folder: Path, names: Sequence[str], layout: str) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file; raise DatasetError where the system refuses to read it."""
+    """The whole file; raise DatasetError for what is no regular file or cannot be read."""
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
 
