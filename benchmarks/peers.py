@@ -179,7 +179,7 @@ def measure_peers(
             f"method is {config.method!r}; there are PyTorch programs of lightgcn and freedom"
         )
     problem = load_problem(config, dataset)
-    run, embed = compile_training(problem), compile_embedding(problem)
+    run, embed = compile_training(problem).epoch, compile_embedding(problem)
     evaluate, state = split_evaluator(problem, "test"), new_state(problem)
     plain = plain_program(torch, problem)
     recall = plain_evaluation(torch, problem.dataset)

@@ -119,7 +119,7 @@ def measure_size(
 
     result |= memory()
     if profile and isinstance(problem.method, Benchmarked):
-        run, scopes = compile_training(problem, train_steps), problem.method.SCOPES
+        run, scopes = compile_training(problem).steps, problem.method.SCOPES
         state, _ = run(state, steps)
         program = compiled_program(scopes[-1])
         result["time_share"] = scope_shares(
@@ -135,7 +135,7 @@ def time_steps(
     problem: Problem, state: TrainState, steps: int, repeats: int
 ) -> tuple[TrainState, float, float]:
     """The state afterwards, ms of the first scan of steps (which compiles), median ms of a step."""
-    run = compile_training(problem, train_steps)
+    run = compile_training(problem).steps
 
     def scan() -> None:
         nonlocal state

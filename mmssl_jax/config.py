@@ -97,6 +97,8 @@ class TrainConfig:
     """Seed of initialisation, sampling, dropout and noise."""
     max_steps: NonNegativeInt = 0
     """Ends the run after this many steps, for smoke tests; 0 means no such limit."""
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    """Within an epoch that takes longer the state is saved as often; 0 saves after epochs alone."""
     tensorboard: bool = False
     """Also write TensorBoard events into RUN/tensorboard; needs the extra `tensorboard`."""
 

@@ -20,7 +20,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 # What is no part of a run's result: devices (parallel.*), where the dataset lies, and events.
 MAY_MOVE = ("data.path", "data.format", "train.tensorboard")
 # A resumed run may besides be given more or less time.
-MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps")
+MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps", "train.checkpoint_minutes")
 
 
 class ConfigParser(ArgumentParser):

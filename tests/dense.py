@@ -138,7 +138,7 @@ def new_items_margins(config: Any, n_epochs: int = 20) -> np.ndarray:
     """[U]: by how much each user scores the new item of their colour above the other new one, after
     training on `coloured`."""
     problem = load_problem(config, coloured())
-    state, run = new_state(problem), compile_training(problem)
+    state, run = new_state(problem), compile_training(problem).epoch
     for _ in range(n_epochs):
         state, _ = run(state, 10)
     vectors = compile_embedding(problem)(state)

@@ -183,7 +183,7 @@ def losses(devices: int, transform: str) -> list[dict[str, float]]:
     """Of every one of five steps, with items that lack a modality."""
     changes = {"parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(config_of(**changes, **{"sampling.batch_size": 48}), partial_dataset())
-    run, state, found = compile_training(problem), new_state(problem), []
+    run, state, found = compile_training(problem).epoch, new_state(problem), []
     for _ in range(5):
         state, metrics = run(state, 1)
         found.append(jax.device_get(metrics))
@@ -198,7 +198,7 @@ def test_the_item_of_the_own_colour_comes_first():
     dataset = checkerboard()
     changes = {"bm3.dim": 8, "bm3.regularization": 0.0, "sampling.batch_size": 48}
     problem = load_problem(config_of(**changes), dataset)
-    state, _ = compile_training(problem)(new_state(problem), 300)
+    state, _ = compile_training(problem).epoch(new_state(problem), 300)
     vectors = compile_embedding(problem)(state)
     scores = np.array(vectors.users @ vectors.items.T)
     scores[*dataset.train.T] = -np.inf

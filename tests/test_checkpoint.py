@@ -1,6 +1,8 @@
-"""Checkpoints: exact trees of every kind of leaf, one kept, whole ones only."""
+"""Checkpoints: exact trees of every kind of leaf, whole ones only, and every damage noticed."""
 
 import gc
+import json
+import shutil
 import time
 
 import jax
@@ -14,7 +16,9 @@ from mmssl_jax.checkpoint import (
     restore_record,
     restore_tree,
     save_checkpoint,
+    settle,
 )
+from mmssl_jax.digest import digest_words
 from mmssl_jax.parallel import local_devices, replicate
 from mmssl_jax.training.problem import load_problem, new_state
 from tests.problems import PRESETS, tiny_config, tiny_dataset
@@ -74,13 +78,14 @@ def test_the_tree_goes_to_the_devices_of_its_likeness(tmp_path):
     assert found["float"].sharding.is_fully_replicated
 
 
-def test_the_newest_is_kept(tmp_path):
-    with open_checkpoints(tmp_path, "last") as manager:
+@pytest.mark.parametrize(("which", "kept"), [("last", {"10", "15"}), ("best", {"15"})])
+def test_the_newest_are_kept(tmp_path, which, kept):
+    with open_checkpoints(tmp_path, which) as manager:
         for step in (5, 10, 15):
             save_checkpoint(manager, step, tree(scale=step), {"step": step})
-        manager.wait_until_finished()
-    assert [path.name for path in (tmp_path / "checkpoints" / "last").iterdir()] == ["15"]
-    with open_checkpoints(tmp_path, "last") as manager:
+        settle(manager, tree())
+    assert {path.name for path in (tmp_path / "checkpoints" / which).iterdir()} == kept
+    with open_checkpoints(tmp_path, which) as manager:
         equal(restore_tree(manager, tree()), tree(scale=15))
         assert restore_record(manager) == {"step": 15}
 
@@ -109,9 +114,105 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path):
         assert manager.latest_step() == 5
         equal(restore_tree(manager, tree(0.0)), tree())
         save_checkpoint(manager, 10, tree(3.0), RECORD)
-        manager.wait_until_finished()
-    assert (whole.parent / "10").is_dir()
-    assert not whole.exists()
+        settle(manager, tree())
+    assert sorted(path.name for path in whole.parent.iterdir()) == ["10", "5"]
+
+
+def test_what_reads_back_as_something_else_costs_nothing_older(tmp_path):
+    with open_checkpoints(tmp_path, "best") as manager:
+        save_checkpoint(manager, 5, tree(), RECORD)
+        save_checkpoint(manager, 10, tree(2.0), RECORD, digest_words(tree(3.0)))
+        with pytest.raises(CheckpointError, match=r"(?s)float is not what .*Step 5 .* kept"):
+            settle(manager, tree())
+        equal(restore_tree(manager, tree(), 5), tree())
+
+
+def files_of(folder):
+    """The files that restoring reads: Orbax's own marks of time and success may say anything."""
+    unread = ("_CHECKPOINT_METADATA", "commit_success.txt")
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in unread]
+
+
+@pytest.mark.parametrize("damage", ["delete", "empty", "halve", "flip"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_every_damage_to_a_file_is_noticed_or_harmless(tmp_path, damage):
+    save(tmp_path / "whole", "best", 5, tree(width=200))
+    noticed = []
+    for file in files_of(tmp_path / "whole"):
+        damaged = tmp_path / "damaged"
+        shutil.copytree(tmp_path / "whole", damaged)
+        spoil(damaged / file.relative_to(tmp_path / "whole"), damage)
+        try:
+            with open_checkpoints(damaged, "best", read_only=True) as manager:
+                record = restore_record(manager, 5)
+                found = restore_tree(manager, tree(width=200), 5)
+        except CheckpointError as error:
+            noticed.append(str(error))
+        else:
+            equal(found, tree(width=200))
+            assert record == RECORD
+        shutil.rmtree(damaged)
+    assert len(noticed) >= 5
+    assert all("is damaged" in message for message in noticed), noticed
+
+
+def spoil(path, damage):
+    content = bytearray(path.read_bytes())
+    if damage == "delete":
+        path.unlink()
+        return
+    if damage == "flip":
+        content[len(content) // 2] ^= 16
+    path.write_bytes({"empty": b"", "halve": content[: len(content) // 2]}.get(damage, content))
+
+
+def edit_record(run, which, step, change):
+    """Rewrites a record as a program would that knows nothing of digests."""
+    (path,) = (run / "checkpoints" / which / str(step) / "record").glob("metadata")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_a_changed_record_is_noticed(tmp_path):
+    save(tmp_path, "best", 5, tree())
+    edit_record(tmp_path, "best", 5, lambda record: record | {"progress": {"epochs": 4}})
+    with open_checkpoints(tmp_path, "best", read_only=True) as manager:
+        with pytest.raises(CheckpointError, match="damaged: it is not what was saved"):
+            restore_record(manager)
+        with pytest.raises(CheckpointError, match="damaged: it is not what was saved"):
+            restore_tree(manager, tree())
+
+
+def test_a_record_of_a_later_version_is_refused(tmp_path):
+    save(tmp_path, "best", 5, tree())
+    edit_record(tmp_path, "best", 5, lambda record: record | {"format": 3})
+    with (
+        open_checkpoints(tmp_path, "best", read_only=True) as manager,
+        pytest.raises(CheckpointError, match="format 3; this version reads up to 2"),
+    ):
+        restore_tree(manager, tree())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
+    save(tmp_path, "best", 5, tree())
+    edit_record(tmp_path, "best", 5, lambda record: RECORD)
+    with open_checkpoints(tmp_path, "best", read_only=True) as manager:
+        equal(restore_tree(manager, tree(0.0)), tree())
+        assert restore_record(manager) == RECORD
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a]b", "a\\b", "a\nb"])
+def test_paths_that_cannot_be_read_back_are_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match="could be written but not read back"):
+        open_checkpoints(tmp_path / name, "best")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a,b", "a@b=1", "{x}", "*?", "größe", "a'b\"", "%20#&;"])
+def test_other_paths_are_read_back(tmp_path, name):
+    save(tmp_path / name, "best", 5, tree())
+    (tmp_path / name).rename(tmp_path / "renamed")
+    with open_checkpoints(tmp_path / "renamed", "best", read_only=True) as manager:
+        equal(restore_tree(manager, tree(0.0)), tree())
 
 
 def test_reading_creates_and_deletes_nothing(tmp_path):

@@ -65,7 +65,7 @@ def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
 
     def epoch(state):
         with jax.transfer_guard_device_to_host("disallow"):
-            state, metrics = programs.run_epoch(state, STEPS)
+            state, metrics = programs.training.epoch(state, STEPS)
         jax.device_get(metrics)
         programs.evaluators["validation"](programs.embed(state))
         return state
@@ -79,7 +79,7 @@ def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
     assert later == []
     # Nor is anything sent: the step's arguments are on the devices already.
     with jax.transfer_guard("disallow"):
-        programs.run_epoch(state, STEPS)
+        programs.training.epoch(state, STEPS)
 
 
 def test_a_run_compiles_nothing_after_its_first_epoch(tmp_path, monkeypatch):

@@ -27,7 +27,6 @@ from mmssl_jax.training.problem import (
     compile_training,
     load_problem,
     new_state,
-    train_steps,
 )
 from mmssl_jax.training.restore import evaluate_run
 from tests.problems import CHANGES, flags, partial_dataset, tiny_config, tiny_dataset, write_folder
@@ -206,7 +205,7 @@ def test_a_run_with_noise_is_evaluated_and_resumed_from_its_own_settings(tmp_pat
 )
 def test_constant_features_are_no_trouble(name):
     problem = load_problem(config_of(name, **{"data.features": "constant"}), tiny_dataset())
-    state, run = new_state(problem), compile_training(problem, train_steps)
+    state, run = new_state(problem), compile_training(problem).steps
     for _ in range(2):
         state, metrics = run(state, 1)
         assert all(np.isfinite(float(value)) for value in metrics.values()), metrics

@@ -234,7 +234,7 @@ def test_a_row_of_zeros_has_a_finite_gradient(power):
 def test_the_average_of_the_parameters_is_over_steps():
     dataset = tiny_dataset()
     problem = load_problem(config_of(averaging=0.7), dataset)
-    state, run = new_state(problem), compile_training(problem)
+    state, run = new_state(problem), compile_training(problem).epoch
     average = jax.device_get(state.method.params)
     for _ in range(3):
         state, _ = run(state, 1)
@@ -243,7 +243,7 @@ def test_the_average_of_the_parameters_is_over_steps():
     for expected, found in zip(average, state.method.carried.average, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     without = load_problem(config_of(averaging=0.0), dataset)
-    state, _ = compile_training(without)(new_state(without), 3)
+    state, _ = compile_training(without).epoch(new_state(without), 3)
     assert state.method.carried.average == ()
     for last, found in zip(params, state.method.params, strict=True):
         np.testing.assert_allclose(found, last, rtol=1e-5, atol=1e-7)
@@ -275,7 +275,7 @@ def test_generated_rows_are_what_content_says_of_users():
 def played(devices: int) -> list[dict[str, float]]:
     """The figures of three steps with the game, in which the critic moves."""
     problem = load_problem(config_of(**GAME, **{"parallel.devices": devices}), tiny_dataset())
-    state, run, losses = new_state(problem), compile_training(problem), []
+    state, run, losses = new_state(problem), compile_training(problem).epoch, []
     before = jax.device_get(state.method.carried.critic.params)
     for _ in range(3):
         state, metrics = run(state, 1)
@@ -365,7 +365,7 @@ def test_the_item_of_the_own_colour_comes_first(kind):
     dataset = dataclasses.replace(dataset, features={"noise": ones})
     config = config_of(**{"softmax.kind": kind, "view.dim": 8, "optim.lr": 0.02})
     problem = load_problem(config, dataset)
-    state, _ = compile_training(problem)(new_state(problem), 300)
+    state, _ = compile_training(problem).epoch(new_state(problem), 300)
     vectors = compile_embedding(problem)(state)
     scores = np.array(vectors.users @ vectors.items.T)
     scores[*dataset.train.T] = -np.inf

@@ -136,7 +136,7 @@ def test_the_first_embeddings_are_xaviers():
 def test_the_item_of_the_own_colour_comes_first(layers):
     dataset = checkerboard()
     problem = load_problem(config_of(**{"lightgcn.layers": layers}), dataset)
-    state, _ = compile_training(problem)(new_state(problem), 300)
+    state, _ = compile_training(problem).epoch(new_state(problem), 300)
     vectors = compile_embedding(problem)(state)
     scores = np.array(vectors.users @ vectors.items.T)
     scores[*dataset.train.T] = -np.inf
@@ -149,7 +149,7 @@ def losses(devices: int, transform: str) -> list[dict[str, float]]:
     changes = {"parallel.devices": devices, "parallel.transform": transform}
     config = config_of(**{"lightgcn.regularization": WEIGHT, **changes})
     problem = load_problem(config, tiny_dataset())
-    run, state, found = compile_training(problem), new_state(problem), []
+    run, state, found = compile_training(problem).epoch, new_state(problem), []
     for _ in range(5):
         state, metrics = run(state, 1)
         found.append(jax.device_get(metrics))

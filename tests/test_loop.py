@@ -16,6 +16,7 @@ from mmssl_jax.records.log import read_records
 from mmssl_jax.training import epochs
 from mmssl_jax.training.epochs import Progress, RunError
 from mmssl_jax.training.loop import fit, resume_line
+from mmssl_jax.training.pieces import NOT_BEGUN, Part
 from tests.problems import STEPS, share_programs, tiny_config, tiny_dataset
 
 
@@ -74,7 +75,7 @@ def test_what_a_run_leaves_behind(finished):
     run, result = finished
     assert {path.name for path in run.iterdir()} == {
         "checkpoints", "config.yaml", "dataset.json", "environment.json",
-        "metrics.jsonl", "per_user.npz", "result.json",
+        "lock", "metrics.jsonl", "per_user.npz", "result.json",
     }  # fmt: skip
     assert json.loads((run / "result.json").read_text()) == result
     dataset = json.loads((run / "dataset.json").read_text())
@@ -176,13 +177,13 @@ def test_resuming_nothing_is_refused(tmp_path):
 
 
 def test_other_settings_are_refused_with_a_diff(finished):
-    changes = {"optim.lr": 0.25, "model.gnn_layers": 1}
+    changes = {"optim.lr": 0.25, "loss.feature_l2": 0.5, "model.gnn_layers": 1}
     with pytest.raises(RunError) as refused:
         fit(tiny_config("paper", changes), finished[0], True, tiny_dataset(), quiet=True)
     lines = [line.strip() for line in str(refused.value).splitlines()]
     assert "model.gnn_layers: 2 in the run, 1 now" in lines
-    assert "optim.lr: 0.01 in the run, 0.25 now" in lines
-    assert len(lines) == 4  # a head, the two, and what to do
+    assert any(line.startswith("loss.feature_l2:") and "0.5 now" in line for line in lines)
+    assert len(lines) == 4  # a head, the two, and what to do; optim.lr may change
 
 
 def test_other_data_are_refused_with_a_diff(finished):
@@ -210,19 +211,24 @@ def test_a_dataset_without_validation_is_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     config = tiny_config("paper", {"optim.lr": 1e30})
-    with pytest.raises(RunError, match=r"epoch 0: .*bpr.* not finite.*optim.lr"):
+    with pytest.raises(
+        RunError, match=r"epoch 0, step 2: .*bpr.* not finite; nothing had.*optim.lr"
+    ):
         fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
 
 
 def test_the_last_good_checkpoint_survives(tmp_path, monkeypatch):
     config, run, real = tiny_config(), tmp_path / "run", epochs.check_finite
 
-    def break_epoch_1(losses, epoch, *rest):
-        real({**losses, "bpr": math.nan if epoch == 1 else 0.0}, epoch, *rest)
+    def break_epoch_1(problem, part, arrays, progress, outlets):
+        if progress.epochs == 1:
+            part = part._replace(broken={**part.broken, "bpr": STEPS + 1})
+        real(problem, part, arrays, progress, outlets)
 
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "check_finite", break_epoch_1)
-        with pytest.raises(RunError, match="epoch 1: bpr not finite; the state before"):
+        kept = f"epoch 1, step {STEPS + 2}: bpr not finite; the state after step {STEPS} is kept"
+        with pytest.raises(RunError, match=kept):
             fit(config, run, dataset=tiny_dataset(), quiet=True)
     assert [record["epoch"] for record in read_records(run / "metrics.jsonl")] == [0]
     for which in ("best", "last"):
@@ -235,14 +241,14 @@ def test_best_is_whole_before_last_and_logged_before_both(finished, tmp_path, mo
     """So that a run killed at any moment has the best epoch and the log that `last` tells of."""
     run, seen, real = tmp_path / "run", [], epochs.save_checkpoint
 
-    def watch(manager, step, tree, record):
+    def watch(manager, step, tree, record, words):
         if manager.directory.name == "last":
             best_epoch = record["progress"]["best_epoch"]
             log = run / "metrics.jsonl"
             logged = read_records(log) if log.exists() else []
             with open_checkpoints(run, "best", read_only=True) as best:
                 seen.append((best.latest_step() == STEPS * (best_epoch + 1), len(logged)))
-        real(manager, step, tree, record)
+        real(manager, step, tree, record, words)
 
     monkeypatch.setattr(epochs, "save_checkpoint", watch)
     fit(tiny_config(), run, dataset=tiny_dataset(), quiet=True)
@@ -281,4 +287,9 @@ def test_quiet_prints_nothing(tmp_path, capfd):
     ],
 )
 def test_a_resumed_run_says_where_it_goes_on(progress, is_over, line):
-    assert resume_line(progress, is_over) == line
+    assert resume_line(progress, NOT_BEGUN, is_over) == line
+
+
+def test_a_run_resumed_within_an_epoch_says_so():
+    line = resume_line(Progress(epochs=3, steps=15), Part(2, {}, {}), False)
+    assert line == "continuing within epoch 3, after step 17"

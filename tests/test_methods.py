@@ -19,7 +19,6 @@ from mmssl_jax.training.problem import (
     compile_training,
     load_problem,
     new_state,
-    train_steps,
 )
 from tests.problems import CHANGES, share_programs, tiny_dataset
 
@@ -57,7 +56,7 @@ def test_a_method_names_its_settings_and_itself(name):
 def losses_of(name, devices, transform="pmap"):
     changes = {"parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(config_of(name, **changes), tiny_dataset())
-    state, run, losses = new_state(problem), compile_training(problem, train_steps), []
+    state, run, losses = new_state(problem), compile_training(problem).steps, []
     for _ in range(3):
         state, metrics = run(state, 1)
         losses.append({key: float(value) for key, value in metrics.items()})

@@ -112,7 +112,7 @@ def test_the_item_of_the_own_colour_comes_first(has_bias):
     dataset = checkerboard()
     config = override(MFConfig(), {**CHANGES, "mf.item_bias": has_bias})
     problem = load_problem(config, dataset)
-    state, _ = compile_training(problem)(new_state(problem), 300)
+    state, _ = compile_training(problem).epoch(new_state(problem), 300)
     vectors = compile_embedding(problem)(state)
     scores = np.array(vectors.users @ vectors.items.T)
     scores[*dataset.train.T] = -np.inf
@@ -124,7 +124,7 @@ def losses(devices: int, transform: str) -> list[dict[str, float]]:
     """Of every one of five steps."""
     changes = {"parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(override(MFConfig(), {**CHANGES, **changes}), tiny_dataset())
-    run, state, found = compile_training(problem), new_state(problem), []
+    run, state, found = compile_training(problem).epoch, new_state(problem), []
     for _ in range(5):
         state, metrics = run(state, 1)
         found.append(jax.device_get(metrics))

@@ -117,7 +117,7 @@ def train(preset: str, devices: int, transform: str):
     """The losses of every step, and the state after."""
     changes = {**NO_DROPOUT, "parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(tiny_config(preset, changes), tiny_dataset())
-    run, state, losses = compile_training(problem), new_state(problem), []
+    run, state, losses = compile_training(problem).epoch, new_state(problem), []
     for _ in range(STEPS):
         state, metrics = run(state, 1)
         losses.append(jax.device_get(metrics))

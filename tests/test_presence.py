@@ -304,7 +304,7 @@ def test_steps_with_missing_modalities_are_finite_and_learn(preset):
     problem = load_problem(tiny_config(preset), tiny_partial())
     before = new_state(problem)
     # Steps use their state up.
-    after, metrics = compile_training(problem)(new_state(problem), 3)
+    after, metrics = compile_training(problem).epoch(new_state(problem), 3)
     players = (after.method.generator, after.method.critic)
     for path, leaf in jax.tree_util.tree_leaves_with_path((players, metrics)):
         assert np.all(np.isfinite(leaf)), path

@@ -18,7 +18,7 @@ from mmssl_jax.method import ItemWeights, Method, Vectors
 from mmssl_jax.methods import DEFAULT, METHODS
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_training, load_problem, new_state, train_steps
+from mmssl_jax.training.problem import compile_training, load_problem, new_state
 from mmssl_jax.training.restore import evaluate_run
 from tests.problems import partial_dataset, precision, tiny_config, tiny_dataset, write_folder
 
@@ -322,7 +322,7 @@ def test_three_steps_are_those_before_the_contract(preset, data):
     with precision("float64"):
         problem = load_problem(tiny_config(preset, {"train.seed": 7}), dataset)
         state = new_state(problem)
-        start, go_on = compile_training(problem), compile_training(problem, train_steps)
+        start, go_on = compile_training(problem).epoch, compile_training(problem).steps
         for number, expected in enumerate(RECORDED["steps"][f"{preset}/{data}"]):
             state, metrics = (go_on if number else start)(state, 1)
             found = {name: float(value) for name, value in metrics.items()}

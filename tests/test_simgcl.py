@@ -140,7 +140,7 @@ def test_the_item_of_the_own_colour_comes_first(layers):
     changes = {"simgcl.dim": 8, "simgcl.layers": layers, "simgcl.contrast": 0.1}
     changes |= {"simgcl.regularization": 0.01, "sampling.batch_size": 48}
     problem = load_problem(config_of(**changes), dataset)
-    state, _ = compile_training(problem)(new_state(problem), 200)
+    state, _ = compile_training(problem).epoch(new_state(problem), 200)
     vectors = compile_embedding(problem)(state)
     scores = np.array(vectors.users @ vectors.items.T)
     scores[*dataset.train.T] = -np.inf

@@ -221,7 +221,7 @@ def test_content_decides_on_items_without_training_interactions(biases):
     )
     changes = {"vbpr.biases": biases, "sampling.batch_size": 48, "vbpr.regularization": 0.01}
     problem = load_problem(config_of(**changes), dataset)
-    state, _ = compile_training(problem)(new_state(problem), 300)
+    state, _ = compile_training(problem).epoch(new_state(problem), 300)
     recommender = Recommender(contents_of(problem, state))
     untrained = recommender.untrained_items()
     np.testing.assert_array_equal(untrained.ids, new)

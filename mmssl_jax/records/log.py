@@ -4,32 +4,72 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Log(NamedTuple):
+    """What a log holds.
+
+    records: of epochs, in order. notes: {"step", "note"} of what else befell the run. damaged:
+    numbers, from 1, of lines that hold neither; an unfinished last line, left by a dying process,
+    is none of them.
+    """
+
+    records: list[dict[str, Any]]
+    notes: list[dict[str, Any]]
+    damaged: list[int]
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Adds one line to a JSONL file and hands it to the operating system."""
+    """Adds one line to a JSONL file; it is on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
+        if file.tell() and not _ends_a_line(path):  # what a dying process was writing
+            file.write("\n")
         file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_log(path: Path) -> Log:
+    """Every whole line of a log; one that does not exist is empty."""
+    log = Log([], [], [])
+    if not path.is_file():
+        return log
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        entry = _entry(line)
+        if entry is not None:
+            (log.notes if "note" in entry else log.records).append(entry)
+        elif line.strip() and number < len(lines):
+            log.damaged.append(number)
+    return log
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records of a JSONL file; an unfinished last line, left by a dying process, is dropped."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    """The records of the epochs of a log."""
+    return read_log(path).records
 
 
-def keep_records_until(path: Path, step: int) -> None:
-    """Drops the records after `step`, which a resumed run writes again."""
+def keep_records_until(path: Path, step: int) -> list[int]:
+    """Drops the records after `step`, which a resumed run writes again, and damaged lines.
+
+    Returns: the numbers, from 1, of the damaged lines.
+    """
     if not path.exists():
-        return
-    kept = [record for record in read_records(path) if record["step"] <= step]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        return []
+    log = read_log(path)
+    entries = sorted([*log.records, *log.notes], key=lambda entry: entry["step"])
+    kept = [entry for entry in entries if entry["step"] <= step]
+    if log.damaged or len(kept) < len(entries) or not _ends_a_line(path):
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    return log.damaged
+
+
+def damage_line(path: Path, damaged: Sequence[int]) -> str:
+    """One line about the damaged lines of a log."""
+    places = ", ".join(map(str, damaged[:5])) + (", .." if len(damaged) > 5 else "")
+    which = f"line {places} is" if len(damaged) == 1 else f"lines {places} are"
+    return f"{path}: {which} damaged and left out; the others are kept"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -38,10 +78,42 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file by renaming a finished copy into its place."""
+    """Writes a file by renaming a finished copy into its place; after a power cut, too, the old or
+    the new one is there."""
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a folder's entries on the disk, without which a rename may be lost."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if not file.tell():
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line's record or note, None for anything else."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None
 
 
 def epoch_line(record: dict[str, Any], watched: Sequence[str], monitor: str, is_best: bool) -> str:

@@ -2,22 +2,25 @@
 so that the device does not wait while the host logs and saves."""
 
 import math
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
-from mmssl_jax.checkpoint import save_checkpoint
-from mmssl_jax.config import Config
-from mmssl_jax.method import Metrics
+from mmssl_jax.checkpoint import save_checkpoint, settle
+from mmssl_jax.config import Config, flatten
+from mmssl_jax.digest import array_names
 from mmssl_jax.records.events import WriteEvents
 from mmssl_jax.records.log import append_record, epoch_line
-from mmssl_jax.training.problem import Problem, Programs, TrainState
+from mmssl_jax.training.pieces import NOT_BEGUN, Part, piece_length
+from mmssl_jax.training.problem import Problem, Programs, Tally, TrainState
 
 
 class RunError(RuntimeError):
@@ -25,7 +28,7 @@ class RunError(RuntimeError):
 
 
 class DivergedError(RunError):
-    """A loss or an embedding is no longer finite."""
+    """A loss, a parameter or an embedding is no longer finite."""
 
 
 # Called after every epoch with its number and its validation metrics. What it raises ends the run,
@@ -67,62 +70,92 @@ class Checkpoints(NamedTuple):
 
 
 class Outlets(NamedTuple):
-    """Where an epoch's figures go: the run's directory and checkpoints, events, and the screen."""
+    """Where an epoch's figures go: the run's directory and checkpoints, events, and the screen.
+
+    settings: of the run, which each record holds.
+    """
 
     run: Path
+    settings: dict[str, Any]
     checkpoints: Checkpoints
     write_events: WriteEvents
     say: Callable[[str], None]
     quiet: bool
 
 
+class Begun(NamedTuple):
+    """An epoch that is under way; `steps` have been sent to the device."""
+
+    state: TrainState
+    tally: Tally
+    steps: int
+
+
 class Epoch(NamedTuple):
-    """A dispatched epoch, whose figures the device may still be computing."""
+    """A dispatched epoch, whose figures the device may still be computing.
+
+    state: a copy, since the next epoch reuses the original's memory. finite: whether each array of
+    the state is, in `array_names`' order, and then the embeddings. words: the state's digest.
+    """
 
     n_steps: int
-    state: TrainState  # a copy: the next epoch reuses the original's memory
-    metrics: Metrics
+    state: TrainState
+    tally: Tally
     finite: jax.Array
+    words: jax.Array
     ranking: jax.Array
 
 
 def train_epochs(
     problem: Problem,
     programs: Programs,
-    state: TrainState,
-    progress: Progress,
+    start: tuple[TrainState, Progress, Part],
     outlets: Outlets,
     trial: EpochHook | None = None,
 ) -> None:
-    """Runs epochs until the run is over, saving `last` after each and `best` after the best.
+    """Runs epochs until the run is over, saving `last` after each and `best` after the best; within
+    an epoch that takes long, `last` every `train.checkpoint_minutes`.
 
-    An epoch is dispatched before the last one's figures are read, unless these may end the run.
-    `state` is used up. Raises DivergedError when a loss or an embedding is no longer finite; the
-    checkpoints of the epoch before remain.
+    An epoch is dispatched before the last one's figures are read, unless these may end the run, or
+    it takes so long that it is run in pieces.
+    start: the state, which is used up, the progress, and what is done of an epoch.
+    Raises DivergedError when a loss, a parameter or an embedding is no longer finite; the
+    checkpoints before it remain.
     """
+    state, progress, part = start
     config, per_epoch = problem.config, problem.steps_per_epoch
     most_steps = config.train.max_steps or config.train.epochs * per_epoch
+    minutes = config.train.checkpoint_minutes
     bar = tqdm(
         # Where patience decides, nobody knows the end.
         total=config.train.max_steps or None,
-        initial=progress.steps,
+        initial=progress.steps + part.steps,
         unit="step",
         disable=outlets.quiet or None,  # None: no bar unless a terminal shows it
         dynamic_ncols=True,
     )
     steps, waiting, read_at = progress.steps, None, time.perf_counter()
+    pace = 0.0  # seconds a step, once known
     with bar:
         while waiting or not progress.is_over(config):
             epoch = None
-            if waiting is None or not progress.may_end(config, waiting.n_steps):
+            in_pieces = piece_length(minutes, pace, per_epoch) < per_epoch
+            if waiting is None or not (in_pieces or progress.may_end(config, waiting.n_steps)):
                 bar.set_description(f"epoch {progress.epochs + bool(waiting)}")
-                state, epoch = dispatch_epoch(programs, state, min(per_epoch, most_steps - steps))
-                steps += epoch.n_steps
+                n_steps = min(per_epoch, most_steps - steps)
+                begun = begin_epoch(programs, state, part)
+                if waiting is None:
+                    begun, pace = run_pieces(
+                        problem, programs, begun, (n_steps, pace), progress, outlets
+                    )
+                state, epoch = dispatch_epoch(programs, begun, n_steps)
+                steps, part = steps + n_steps, NOT_BEGUN
             if waiting:
                 # An epoch's time ends when its figures are there, not when the next is dispatched.
                 jax.block_until_ready(waiting.ranking)
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
-                figures = read_figures(problem, programs, waiting, progress.epochs, outlets.run)
+                pace = seconds / waiting.n_steps
+                figures = read_figures(problem, programs, waiting, progress, outlets)
                 progress = keep_epoch(problem, waiting, figures, progress, seconds, outlets)
                 bar.update(waiting.n_steps)
                 bar.set_postfix(
@@ -137,17 +170,70 @@ def train_epochs(
             waiting = epoch
 
 
-def dispatch_epoch(programs: Programs, state: TrainState, n_steps: int) -> tuple[TrainState, Epoch]:
-    """Sends an epoch and its validation to the device; returns before they are done."""
+def begin_epoch(programs: Programs, state: TrainState, part: Part) -> Begun:
+    """An epoch before its first step, or where the checkpoint of a part of it left it."""
+    training = programs.training
+    if not part.steps:
+        return Begun(training.start_epoch(state), training.no_tally, 0)
+    return Begun(state, part.tally(training.no_tally), part.steps)
+
+
+def run_pieces(
+    problem: Problem,
+    programs: Programs,
+    begun: Begun,
+    length: tuple[int, float],
+    progress: Progress,
+    outlets: Outlets,
+) -> tuple[Begun, float]:
+    """Runs all but the last piece of an epoch that takes long, and nothing of a shorter one but two
+    steps to learn what it is.
+
+    length: the epoch's steps, and the seconds of one, 0 if not known.
+    Returns: where the epoch is then, and the seconds of a step. Raises DivergedError.
+    """
+    (n_steps, pace), minutes = length, problem.config.train.checkpoint_minutes
+    saved_at = time.perf_counter()
+    while minutes and begun.steps < n_steps - 2:
+        # The first step compiles, and the second one tells what a step takes.
+        n = piece_length(minutes, pace, n_steps - begun.steps) if pace else 1
+        if n >= n_steps - begun.steps:
+            break
+        started = time.perf_counter()
+        state, tally = programs.training.go_on(begun.state, begun.tally, n)
+        jax.block_until_ready(tally)
+        is_compiled, begun = begun.steps > 0, Begun(state, tally, begun.steps + n)
+        pace = (time.perf_counter() - started) / n if is_compiled else 0.0
+        check_finite(problem, Part.of(tally), {}, progress, outlets)
+        if time.perf_counter() - saved_at >= 60 * minutes:
+            save_part(programs, begun, progress, outlets)
+            saved_at = time.perf_counter()
+    return begun, pace
+
+
+def save_part(programs: Programs, begun: Begun, progress: Progress, outlets: Outlets) -> None:
+    """Saves the state within an epoch as `last`."""
+    part = Part.of(begun.tally)
+    record = {"progress": progress._asdict(), "settings": outlets.settings}
+    last, step = outlets.checkpoints.last, progress.steps + begun.steps
+    state = programs.copy(begun.state)  # the next steps reuse the original's memory
+    save_checkpoint(last, step, state, record | {"part": part._asdict()})
+
+
+def dispatch_epoch(programs: Programs, begun: Begun, n_steps: int) -> tuple[TrainState, Epoch]:
+    """Sends the rest of an epoch of `n_steps` and its validation to the device; returns before they
+    are done."""
     # No array may come to the host by accident while the device works.
     with jax.transfer_guard_device_to_host("disallow"):
-        state, metrics = programs.run_epoch(state, n_steps)
+        state, tally = programs.training.go_on(begun.state, begun.tally, n_steps - begun.steps)
         scorer = programs.embed(state)
-        finite = jnp.all(
+        finite, words = programs.health(state)
+        embedded = jnp.all(
             jnp.stack([jnp.all(jnp.isfinite(part)) for part in jax.tree.leaves(scorer)])
         )
+        finite = jnp.append(finite, embedded)
         ranking = programs.evaluators["validation"].start(scorer)
-        return state, Epoch(n_steps, programs.copy(state), metrics, finite, ranking)
+        return state, Epoch(n_steps, programs.copy(state), tally, finite, words, ranking)
 
 
 class Figures(NamedTuple):
@@ -159,14 +245,15 @@ class Figures(NamedTuple):
 
 
 def read_figures(
-    problem: Problem, programs: Programs, epoch: Epoch, number: int, run: Path
+    problem: Problem, programs: Programs, epoch: Epoch, progress: Progress, outlets: Outlets
 ) -> Figures:
     """Waits for an epoch's figures. Raises DivergedError if they are not finite."""
-    losses = {name: float(value) for name, value in jax.device_get(epoch.metrics).items()}
-    advice = ", ".join(problem.method.RATES)
-    check_finite(losses, number, run, advice)
-    check_finite({} if bool(epoch.finite) else {"embeddings": math.nan}, number, run, advice)
-    return Figures(number, losses, programs.evaluators["validation"].finish(epoch.ranking))
+    part = Part.of(epoch.tally)
+    names = [*array_names(epoch.state), "embeddings"]
+    arrays = dict(zip(names, np.asarray(epoch.finite).tolist(), strict=True))
+    check_finite(problem, part, arrays, progress, outlets)
+    validation = programs.evaluators["validation"].finish(epoch.ranking)
+    return Figures(progress.epochs, part.means, validation)
 
 
 def keep_epoch(
@@ -197,25 +284,56 @@ def keep_epoch(
         **figures.losses,
         **{f"validation/{name}": value for name, value in figures.validation.items()},
     }
-    saved = {"progress": progress._asdict(), "validation": figures.validation}
+    saved = {
+        "progress": progress._asdict(),
+        "validation": figures.validation,
+        "settings": outlets.settings,
+    }
     # The log and `best` are whole before `last` says that this epoch is done; a resumed run cuts
     # the log back to `last`.
     append_record(outlets.run / "metrics.jsonl", record)
     outlets.write_events(record)
     if is_best:
-        save_checkpoint(checkpoints.best, progress.steps, epoch.state, saved)
-        checkpoints.best.wait_until_finished()
+        save_checkpoint(checkpoints.best, progress.steps, epoch.state, saved, epoch.words)
+        settle(checkpoints.best, epoch.state)
     if is_whole:
-        save_checkpoint(checkpoints.last, progress.steps, epoch.state, saved)
+        save_checkpoint(checkpoints.last, progress.steps, epoch.state, saved, epoch.words)
     outlets.say(epoch_line(record, problem.method.WATCHED, monitor, is_best))
     return progress
 
 
-def check_finite(losses: dict[str, float], epoch: int, run: Path, advice: str) -> None:
-    """Raises DivergedError when a loss is NaN or infinite; `advice` names what to lower."""
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise DivergedError(
-            f"epoch {epoch}: {', '.join(broken)} not finite; the state before this epoch is kept "
-            f"in {run / 'checkpoints' / 'last'}. Lower {advice}"
-        )
+def check_finite(
+    problem: Problem,
+    part: Part,
+    arrays: Mapping[str, bool],
+    progress: Progress,
+    outlets: Outlets,
+) -> None:
+    """Raises DivergedError, naming what was not finite first, and what is kept.
+
+    part: the epoch's steps. arrays: {name: whether it is finite} of the state after them.
+    """
+    at = {name: step for name, step in part.broken.items() if step >= 0}
+    broken = [name for name, is_finite in arrays.items() if not is_finite]
+    if at:
+        first = min(at.values())
+        names = [name for name, step in at.items() if step == first]
+        what = f"step {first + 1}: {', '.join(names)} not finite"
+    elif broken:
+        what = f"after step {progress.steps + part.steps}: {broken[0]} not finite"
+        what += f" ({len(broken)} such arrays)" if len(broken) > 1 else ""
+    else:
+        return
+    kept = outlets.checkpoints.last.latest_step()
+    rates = problem.method.RATES
+    command = f"python train.py --run {shlex.quote(str(outlets.run))}"
+    if kept is None:
+        advice = "nothing had been saved yet"
+    else:
+        rate = next((name for name in rates if name.startswith("optim.")), None)
+        changed = "" if rate is None else f" --{rate} {flatten(problem.config)[rate] / 10:.3g}"
+        advice = f"the state after step {kept} is kept; go on from it: {command} --resume{changed}"
+    raise DivergedError(
+        f"epoch {progress.epochs}, {what}; {advice}. Lower {', '.join(rates)}, or look at the "
+        "features' scale (python -m mmssl_jax.data.check DIR)"
+    )

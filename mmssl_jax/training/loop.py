@@ -1,6 +1,7 @@
 """A run from its start, or from where it stopped, to its result."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from tqdm import tqdm
 from mmssl_jax.checkpoint import (
     abstract_tree,
     open_checkpoints,
+    require_safe_path,
     restore_record,
     restore_tree,
+    settle,
 )
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
@@ -24,12 +27,7 @@ from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.ranking.per_user import PerUser, per_user_metrics, write_per_user
 from mmssl_jax.records.environment import environment
 from mmssl_jax.records.events import event_writer, require_tensorboard
-from mmssl_jax.records.log import (
-    keep_records_until,
-    metric_table,
-    write_json,
-    write_text,
-)
+from mmssl_jax.records.log import append_record, metric_table, write_json, write_text
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
 from mmssl_jax.training.epochs import (
     Checkpoints,
@@ -39,19 +37,21 @@ from mmssl_jax.training.epochs import (
     RunError,
     train_epochs,
 )
+from mmssl_jax.training.lock import LOCK, only_writer
+from mmssl_jax.training.pieces import NOT_BEGUN, Part
 from mmssl_jax.training.problem import (
     SPLITS,
     Problem,
     Programs,
-    TrainState,
     compile_programs,
     held_out_pairs,
     load_problem,
     new_state,
 )
+from mmssl_jax.training.recover import recover, settings_of
 
 # What a run writes up to its settings, with which it begins to exist, whole or in part.
-STARTED = ("environment.json", "dataset.json")
+STARTED = ("environment.json", "dataset.json", LOCK)
 
 
 def fit(
@@ -77,41 +77,55 @@ def fit(
     """
     validate(config)
     require_tensorboard(config.train)
-    say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
     run = Path(run)
     if resume and dataset is None:
         require_data(config.data, run)
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file: name a directory with --run")
+    require_safe_path(run)
+    (require_run if resume else require_no_run)(run)
     problem = load_problem(config, dataset)
-    say(problem.dataset.summary())
-    programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
-    if "validation" not in programs.evaluators:
+    if not len(problem.dataset.validation):
         raise DatasetError(
             f"{problem.dataset.source} has no validation interactions, which choose the best "
             "epoch: hold some out, for instance one per user"
         )
+    with only_writer(run):
+        return fit_alone(problem, run, resume, quiet, trial)
+
+
+def fit_alone(
+    problem: Problem, run: Path, resume: bool, quiet: bool, trial: EpochHook | None
+) -> dict[str, Any]:
+    """`fit` on a prepared problem, in a directory that no other process writes to."""
+    config = problem.config
+    say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
+    say(problem.dataset.summary())
+    programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
     state = new_state(problem)
-    if resume:
-        check_same_run(problem, run)
-    else:
-        start_run(problem, run)
+    changed = resume_run(problem, run) if resume else start_run(problem, run)
     checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
     with checkpoints.best, checkpoints.last, event_writer(config.train, run) as write_events:
-        progress = Progress()
+        progress, part = Progress(), NOT_BEGUN
         if resume:
-            state, progress = restore_last(checkpoints, state, run)
-            say(resume_line(progress, progress.is_over(config)))
+            state, progress, part = recover(checkpoints, state, config, run, say)
+            say(resume_line(progress, part, progress.is_over(config)))
+            if changed:
+                step = progress.steps + part.steps
+                append_record(run / "metrics.jsonl", {"step": step, "note": "; ".join(changed)})
+        write_text(run / "config.yaml", dump_config(config))
         like = abstract_tree(state)
         try:
             if not progress.is_over(config):
                 say("training; the first epoch takes longer, since it compiles")
-            outlets = Outlets(run, checkpoints, write_events, say, quiet)
-            train_epochs(problem, programs, state, progress, outlets, trial)
+            outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, quiet)
+            train_epochs(problem, programs, (state, progress, part), outlets, trial)
         except KeyboardInterrupt:
-            say(f"stopped; continue with: python train.py --run {run} --resume")
+            say(f"stopped; continue with: python train.py --run {shlex.quote(str(run))} --resume")
             raise
         finally:
-            checkpoints.best.wait_until_finished()
-            checkpoints.last.wait_until_finished()
+            settle(checkpoints.best, like)
+            settle(checkpoints.last, like)
         say(f"ended; the best epoch by validation {config.train.monitor} is restored")
         result = conclude(problem, programs, like, checkpoints, run)
         test = {f"test/{name}": value for name, value in result.get("test", {}).items()}
@@ -124,13 +138,15 @@ def fit(
     return result
 
 
-def start_run(problem: Problem, run: Path) -> None:
-    """Makes the run's directory and writes what the run is.
+def require_run(run: Path) -> None:
+    """Raises RunError when there is no run in a directory."""
+    for name in ("config.yaml", "dataset.json"):
+        if not (run / name).is_file():
+            raise RunError(f"{run / name} is missing: there is no run to resume in {run}")
 
-    Raises RunError when there is a run in it.
-    """
-    if run.exists() and not run.is_dir():
-        raise RunError(f"{run} is a file: name a directory with --run")
+
+def require_no_run(run: Path) -> None:
+    """Raises RunError when there is a run, or anything else, in a directory."""
     # Without settings nothing was trained: a start that was killed may start again.
     if run.exists() and any(
         path.name.removesuffix(".part") not in STARTED for path in run.iterdir()
@@ -139,11 +155,18 @@ def start_run(problem: Problem, run: Path) -> None:
             f"{run} is not empty: add --resume (in Python, resume=True) to continue the run in it, "
             "or name another --run"
         )
-    record = dataset_record(problem.dataset)  # takes its time, in which no run is there yet
-    run.mkdir(parents=True, exist_ok=True)
+
+
+def start_run(problem: Problem, run: Path) -> list[str]:
+    """Writes what the run is, in its directory, and returns no changes.
+
+    Raises RunError when there is a run in it.
+    """
+    require_no_run(run)  # another process may have begun one meanwhile
     write_json(run / "environment.json", environment(problem.devices))
-    write_json(run / "dataset.json", record)
+    write_json(run / "dataset.json", dataset_record(problem.dataset))
     write_text(run / "config.yaml", dump_config(problem.config))
+    return []
 
 
 def dataset_record(dataset: Dataset) -> dict[str, Any]:
@@ -168,12 +191,14 @@ def dataset_differences(saved: Path, now: dict[str, Any], where: str) -> list[st
     ]
 
 
-def check_same_run(problem: Problem, run: Path) -> None:
-    """Raises RunError, with the differences, unless `run` holds this very run."""
-    for name in ("config.yaml", "dataset.json"):
-        if not (run / name).is_file():
-            raise RunError(f"{run / name} is missing: there is no run to resume in {run}")
-    differences = config_diff(read_config(run / "config.yaml"), problem.config)
+def resume_run(problem: Problem, run: Path) -> list[str]:
+    """Returns one line per changed setting of `optim`, by which a run may go on otherwise.
+
+    Raises RunError, with the differences, unless `run` holds this very run.
+    """
+    lines = config_diff(read_config(run / "config.yaml"), problem.config)
+    changed = [line for line in lines if line.startswith("optim.")]
+    differences = [line for line in lines if line not in changed]
     differences += dataset_differences(
         run / "dataset.json", dataset_record(problem.dataset), "in the run"
     )
@@ -183,32 +208,18 @@ def check_same_run(problem: Problem, run: Path) -> None:
             + "\n  ".join(differences)
             + "\nTake them back, or start a new run with another --run"
         )
-    write_text(run / "config.yaml", dump_config(problem.config))  # its length may have changed
+    return changed
 
 
-def resume_line(progress: Progress, is_over: bool) -> str:
+def resume_line(progress: Progress, part: Part, is_over: bool) -> str:
     """What a resumed run says of where it goes on."""
+    if part.steps:
+        step = progress.steps + part.steps
+        return f"continuing within epoch {progress.epochs}, after step {step}"
     if not progress.epochs:
         return "no epoch was finished: the run starts anew"
     done = f"epoch {progress.epochs - 1}, step {progress.steps}"
     return f"the run was over after {done}" if is_over else f"continuing after {done}"
-
-
-def restore_last(
-    checkpoints: Checkpoints, like: TrainState, run: Path
-) -> tuple[TrainState, Progress]:
-    """State and progress of the last checkpoint; the log is cut back to it.
-
-    A run that died before its first checkpoint starts anew.
-    """
-    log = run / "metrics.jsonl"
-    if checkpoints.last.latest_step() is None:
-        keep_records_until(log, 0)
-        return like, Progress()
-    record = restore_record(checkpoints.last)
-    progress = Progress(**record["progress"])
-    keep_records_until(log, progress.steps)
-    return restore_tree(checkpoints.last, like), progress
 
 
 def conclude(

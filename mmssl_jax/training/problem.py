@@ -1,19 +1,21 @@
 """A configured method on a dataset, ready to train and evaluate: devices, inputs, programs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from mmssl_jax.compilation import compiler_options, keep_compilations
 from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset, with_controls
+from mmssl_jax.digest import digest_words
 from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State
 from mmssl_jax.methods import METHODS
 from mmssl_jax.parallel import AXIS, in_float32, local_devices, on_all, replicate, spread
@@ -90,30 +92,71 @@ def require_trained_negatives(dataset: Dataset) -> None:
 def new_state(problem: Problem) -> TrainState:
     """The state before the first step, on all devices: a step's results lie as its arguments do,
     so that the second call finds the first one's compilation. Deterministic in `train.seed`."""
-
-    def start(inputs: Inputs) -> TrainState:
-        # Named, since dropout masks may read its words and JAX's default may be set otherwise.
-        key = jax.random.key(problem.config.train.seed, impl="threefry2x32")
-        # The last of three, as in runs of earlier versions, whose numbers stay what they were.
-        run_key = jax.random.split(key, 3)[2]
-        return TrainState(jnp.int32(0), run_key, problem.method.init(key, inputs))
-
     # Made where it belongs: a copy made later would need room for both.
-    return jax.jit(start, out_shardings=on_all(problem.devices))(problem.inputs)
+    start = jax.jit(
+        lambda inputs: first_state(problem, inputs), out_shardings=on_all(problem.devices)
+    )
+    return start(problem.inputs)
+
+
+def first_state(problem: Problem, inputs: Inputs) -> TrainState:
+    """The state before the first step."""
+    # Named, since dropout masks may read its words and JAX's default may be set otherwise.
+    key = jax.random.key(problem.config.train.seed, impl="threefry2x32")
+    # The last of three, as in runs of earlier versions, whose numbers stay what they were.
+    run_key = jax.random.split(key, 3)[2]
+    return TrainState(jnp.int32(0), run_key, problem.method.init(key, inputs))
+
+
+class Tally(NamedTuple):
+    """What the steps of an epoch have brought so far.
+
+    steps: how many. means: of each metric over them. broken: for each metric the number, in the
+    run, of the first step at which it was not finite, or -1.
+    """
+
+    steps: Int[Array, ""]
+    means: Metrics
+    broken: dict[str, Int[Array, ""]]
+
+
+def no_tally(method: Method, state: TrainState, inputs: Inputs) -> Tally:
+    """Before an epoch's first step. The state may be abstract."""
+    _, shapes = jax.eval_shape(method.step, state.method, state.key, inputs)
+    means = {
+        name: jnp.zeros((), jnp.result_type(shape.dtype, jnp.float32))
+        for name, shape in shapes.items()
+    }
+    return Tally(jnp.int32(0), means, {name: jnp.int32(-1) for name in means})
+
+
+def go_on(
+    method: Method, state: TrainState, tally: Tally, inputs: Inputs, n_steps: int | Array
+) -> tuple[TrainState, Tally]:
+    """`n_steps` more steps of an epoch. In how many parts an epoch is run changes no number: the
+    means are running ones."""
+
+    def step(_: Array, so_far: tuple[TrainState, Tally]) -> tuple[TrainState, Tally]:
+        state, tally = so_far
+        key = jax.random.fold_in(state.key, state.step)
+        of_method, metrics = method.step(state.method, key, inputs)
+        steps = tally.steps + 1
+        means = {m: mean + (metrics[m] - mean) / steps for m, mean in tally.means.items()}
+        broken = {
+            m: jnp.where((first < 0) & ~jnp.isfinite(metrics[m]), state.step, first)
+            for m, first in tally.broken.items()
+        }
+        return TrainState(state.step + 1, state.key, of_method), Tally(steps, means, broken)
+
+    return jax.lax.fori_loop(0, n_steps, step, (state, tally))
 
 
 def train_steps(
     method: Method, state: TrainState, inputs: Inputs, n_steps: int
 ) -> tuple[TrainState, Metrics]:
-    """`n_steps` steps as one scan; metrics are means over them."""
-
-    def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        of_method, metrics = method.step(state.method, key, inputs)
-        return TrainState(state.step + 1, state.key, of_method), metrics
-
-    state, metrics = jax.lax.scan(step, state, length=n_steps)
-    return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+    """`n_steps` steps; metrics are means over them."""
+    state, tally = go_on(method, state, no_tally(method, state, inputs), inputs, n_steps)
+    return state, tally.means
 
 
 def train_epoch(
@@ -124,12 +167,38 @@ def train_epoch(
     return train_steps(method, state, inputs, n_steps)
 
 
-class Programs(NamedTuple):
-    """The compiled parts of a run; each compiles at its first call."""
+class Training(NamedTuple):
+    """The compiled parts of training, over all devices. A state given to them is donated: its
+    memory becomes that of the new state, and it can be used no more.
 
-    run_epoch: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+    start_epoch: what a method does before an epoch. go_on: as the function above, without
+    compiling anew for another number of steps. no_tally: before an epoch's first step.
+    """
+
+    start_epoch: Callable[[TrainState], TrainState]
+    go_on: Callable[[TrainState, Tally, int], tuple[TrainState, Tally]]
+    no_tally: Tally
+
+    def steps(self, state: TrainState, n_steps: int) -> tuple[TrainState, Metrics]:
+        """`train_steps`."""
+        state, tally = self.go_on(state, self.no_tally, n_steps)
+        return state, tally.means
+
+    def epoch(self, state: TrainState, n_steps: int) -> tuple[TrainState, Metrics]:
+        """`train_epoch`."""
+        return self.steps(self.start_epoch(state), n_steps)
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a run; each compiles at its first call.
+
+    health: whether each array of the state holds finite numbers alone, and its digest.
+    """
+
+    training: Training
     embed: Callable[[TrainState], Scorer]
     copy: Callable[[TrainState], TrainState]
+    health: Callable[[TrainState], tuple[Array, Array]]
     evaluators: dict[str, Evaluator]  # by held-out split that has interactions
 
 
@@ -139,6 +208,7 @@ def compile_programs(problem: Problem, splits: Sequence[Split] = SPLITS) -> Prog
         compile_training(problem),
         compile_embedding(problem),
         jax.jit(lambda state: jax.tree.map(jnp.copy, state)),
+        jax.jit(lambda state: (finite_arrays(state), digest_words(state))),
         {
             split: split_evaluator(problem, split)
             for split in splits
@@ -147,19 +217,19 @@ def compile_programs(problem: Problem, splits: Sequence[Split] = SPLITS) -> Prog
     )
 
 
-TrainingPart = Callable[[Method, TrainState, Inputs, int], tuple[TrainState, Metrics]]
+def finite_arrays(tree: PyTree) -> Bool[Array, "L"]:
+    """Whether each of the L arrays of a tree holds finite numbers alone; keys and whole numbers
+    always do."""
+    return jnp.stack(
+        [
+            jnp.all(jnp.isfinite(leaf)) if jnp.issubdtype(leaf.dtype, jnp.floating) else True
+            for leaf in jax.tree.leaves(tree)
+        ]
+    )
 
 
-def compile_training(
-    problem: Problem, part: TrainingPart = train_epoch
-) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
-    """A function `(state, n_steps) -> (state, mean metrics)` over all devices.
-
-    It compiles once for each number of steps: an epoch's, and that of a last, shorter one. The
-    state is donated: its memory becomes that of the new state, and it can be used no more.
-    part: `train_epoch`, or `train_steps` for steps alone.
-    Raises ConfigError when the devices cannot share the batch equally.
-    """
+def compile_training(problem: Problem) -> Training:
+    """Raises ConfigError when the devices cannot share the batch equally."""
     config, devices = problem.config, problem.devices
     batch_size, n_devices = config.sampling.batch_size, len(devices)
     if batch_size % n_devices:
@@ -168,20 +238,29 @@ def compile_training(
             f"use a multiple of {n_devices}, or set parallel.devices"
         )
     method = dataclasses.replace(problem.method, axis=AXIS)  # type: ignore[type-var]
-    by_length: dict[int, Callable[..., tuple[TrainState, Metrics]]] = {}
-
-    def run(state: TrainState, n_steps: int) -> tuple[TrainState, Metrics]:
-        if n_steps not in by_length:
-            by_length[n_steps] = spread(
-                lambda state, inputs: part(method, state, inputs, n_steps),
-                devices,
-                config.parallel.transform,
-                (False, False),
-                donated=(0,),
-            )
-        return by_length[n_steps](state, problem.inputs)
-
-    return run
+    transform, inputs = config.parallel.transform, problem.inputs
+    start = spread(
+        lambda state, inputs: state._replace(method=method.start_epoch(state.method, inputs)),
+        devices,
+        transform,
+        (False, False),
+        donated=(0,),
+    )
+    steps = spread(
+        lambda state, tally, inputs, n_steps: go_on(method, state, tally, inputs, n_steps),
+        devices,
+        transform,
+        (False, False, False, False),
+        donated=(0,),
+    )
+    numbers = functools.cache(lambda n_steps: replicate(np.int32(n_steps), devices))
+    state = jax.eval_shape(lambda inputs: first_state(problem, inputs), inputs)
+    empty = replicate(no_tally(problem.method, state, inputs), devices)
+    return Training(
+        lambda state: start(state, inputs),
+        lambda state, tally, n_steps: steps(state, tally, inputs, numbers(n_steps)),
+        empty,
+    )
 
 
 def compile_embedding(problem: Problem) -> Callable[[TrainState], Scorer]:

@@ -1,10 +1,17 @@
 """Evaluating a finished or running run from its directory alone."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Literal
 
-from mmssl_jax.checkpoint import CheckpointError, open_checkpoints, restore_tree
+from mmssl_jax.checkpoint import (
+    CheckpointError,
+    CheckpointWarning,
+    DamagedError,
+    open_checkpoints,
+    restore_tree,
+)
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import require_data
@@ -19,6 +26,7 @@ from mmssl_jax.training.problem import (
     new_state,
     split_evaluator,
 )
+from mmssl_jax.training.recover import read_record
 
 
 def restore_run(
@@ -48,7 +56,7 @@ def restore_run(
             f"({saved['name']}: {saved['users']} users, {saved['items']} items); "
             "give that folder with --data_path"
         )
-    return problem, restore_newest(run, checkpoint, new_state(problem))
+    return problem, restore_newest(run, checkpoint, new_state(problem), problem.config)
 
 
 def run_config(run: Path) -> Config:
@@ -58,23 +66,35 @@ def run_config(run: Path) -> Config:
     return read_config(run / "config.yaml")
 
 
-def restore_newest(run: Path, checkpoint: Literal["best", "last"], like: TrainState) -> TrainState:
-    """The newest state of a run, which may be in training.
+def restore_newest(
+    run: Path, checkpoint: Literal["best", "last"], like: TrainState, config: Config
+) -> TrainState:
+    """The newest whole state of a run, which may be in training; a damaged one is warned of.
 
     Such a run replaces its checkpoint, perhaps while it is read: then the newer one is read.
-    Raises CheckpointError when there is none, or it does not fit.
+    Raises CheckpointError when there is none, or it is of other settings.
     """
     tried = None
     while True:
         with open_checkpoints(run, checkpoint, read_only=True) as checkpoints:
-            step = checkpoints.latest_step()
-            try:
-                state: TrainState = restore_tree(checkpoints, like)
-                return state
-            except CheckpointError:
-                if step == tried:
-                    raise
-                tried = step
+            steps, failure = sorted(checkpoints.all_steps(), reverse=True), None
+            for step in steps:
+                try:
+                    read_record(checkpoints, step, config)
+                    state: TrainState = restore_tree(checkpoints, like, step)
+                except CheckpointError as error:
+                    is_there = Path(checkpoints.directory / str(step)).is_dir()
+                    if is_there and not isinstance(error, DamagedError):
+                        raise
+                    failure = failure or error
+                else:
+                    if failure is not None:
+                        warnings.warn(f"{failure}; step {step} is read", CheckpointWarning, 2)
+                    return state
+            if steps in (tried, []):
+                why = "" if failure is None else f" ({failure})"
+                raise CheckpointError(f"no whole checkpoint in {checkpoints.directory}{why}")
+            tried = steps
 
 
 def evaluate_run(

@@ -1,0 +1,50 @@
+"""Epochs that take long are run in pieces, between which the host can save, and be stopped."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mmssl_jax.training.problem import Tally
+
+AT_MOST = 30.0  # seconds of a piece
+
+
+class Part(NamedTuple):
+    """A `Tally` on the host, as plain numbers: what is done of an epoch."""
+
+    steps: int
+    means: dict[str, float]
+    broken: dict[str, int]
+
+    @classmethod
+    def of(cls, tally: Tally) -> "Part":
+        """Waits for the steps."""
+        host = jax.device_get(tally)
+        return cls(
+            int(host.steps),
+            {name: float(mean) for name, mean in host.means.items()},
+            {name: int(step) for name, step in host.broken.items()},
+        )
+
+    def tally(self, like: Tally) -> Tally:
+        """The same on the devices of `like`; a number of 32 bits comes back as it was."""
+        placed: Tally = jax.tree.map(
+            lambda leaf, value: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding),
+            like,
+            Tally(*self),  # type: ignore[arg-type]  # numbers until they are placed
+        )
+        return placed
+
+
+NOT_BEGUN = Part(0, {}, {})
+
+
+def piece_length(minutes: float, seconds: float, n_steps: int) -> int:
+    """Steps of a piece, all if they end before a checkpoint is due.
+
+    minutes: between checkpoints, 0 for none within an epoch. seconds: of a step, 0 if not known.
+    """
+    if not minutes or not seconds or n_steps * seconds <= 60 * minutes:
+        return n_steps
+    return max(1, min(n_steps, int(min(AT_MOST, 60 * minutes) / seconds)))

@@ -1,0 +1,52 @@
+"""One writer per folder."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.lock import only_writer
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mmssl_jax.training.lock import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_writer_is_refused_and_told_of_the_first(tmp_path, holder):
+    with pytest.raises(RunError, match=f"in use by process {holder.pid}: two writers"):  # noqa: SIM117
+        with only_writer(tmp_path / "run"):
+            pass
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / "lock").is_file()
+    with only_writer(tmp_path / "run"):
+        pass
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+    for _ in range(2):
+        with only_writer(tmp_path / "run"):
+            pass
+    with pytest.raises(ValueError, match="inside"), only_writer(tmp_path / "run"):
+        raise ValueError("inside")
+    with only_writer(tmp_path / "run"):
+        pass
