@@ -1,0 +1,112 @@
+"""Epochs in pieces: the same numbers, and a run that dies within one goes on within it."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from mmssl_jax.checkpoint import open_checkpoints, restore_record
+from mmssl_jax.config import override
+from mmssl_jax.methods.lattice import LatticeConfig
+from mmssl_jax.methods.mf import MFConfig
+from mmssl_jax.records.log import read_records
+from mmssl_jax.training import epochs
+from mmssl_jax.training.loop import fit
+from mmssl_jax.training.pieces import Part, piece_length
+from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from tests.problems import tiny_dataset
+
+SHARED = {
+    "data.format": "synthetic",
+    "sampling.batch_size": 24,
+    "eval.ks": (5, 20),
+    "eval.block_users": 16,
+    "train.epochs": 3,
+    "train.patience": 100,
+}
+# MF, and a method that does something before an epoch and keeps it until the next.
+METHODS = {
+    "mf": override(MFConfig(), {**SHARED, "mf.dim": 4}),
+    "lattice": override(LatticeConfig(), {**SHARED, "lattice.dim": 4, "lattice.k": 3}),
+}
+TINY_MINUTES = {"train.checkpoint_minutes": 1e-9}  # pieces of one step, each saved
+
+
+class Dies(BaseException):
+    """Stands for the death of the process."""
+
+
+def outcome(run):
+    records = [record | {"seconds": 0} for record in read_records(run / "metrics.jsonl")]
+    return records, json.loads((run / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "n_steps", "expected"),
+    [
+        (0, 5.0, 100, 100),  # no checkpoints within an epoch
+        (10, 0.0, 100, 100),  # nothing known yet
+        (10, 1.0, 600, 600),  # it ends before a checkpoint is due
+        (10, 1.0, 601, 30),  # else pieces of half a minute
+        (0.1, 1.0, 601, 6),  # or of the time between two checkpoints, if that is shorter
+        (10, 100.0, 601, 1),
+    ],
+)
+def test_the_length_of_a_piece(minutes, seconds, n_steps, expected):
+    assert piece_length(float(minutes), seconds, n_steps) == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_died_within_an_epoch(name, tmp_path, monkeypatch):
+    config, dataset = METHODS[name], tiny_dataset()
+    fit(config, tmp_path / "alone", dataset=dataset, quiet=True)
+    run, real, saved = tmp_path / "run", epochs.save_part, []
+
+    def save_part(programs, begun, progress, outlets):
+        real(programs, begun, progress, outlets)
+        saved.append((progress.epochs, begun.steps))
+        if saved[-1] == (1, 3):
+            raise Dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "save_part", save_part)
+        with pytest.raises(Dies):
+            fit(override(config, TINY_MINUTES), run, dataset=dataset, quiet=True)
+    assert (0, 2) in saved
+    with open_checkpoints(run, "last", read_only=True) as last:
+        record = restore_record(last)
+    assert record["part"]["steps"] == 3
+    assert math.isfinite(record["part"]["means"]["bpr"])
+    fit(config, run, True, dataset, quiet=True)
+    assert outcome(run) == outcome(tmp_path / "alone")
+
+
+def test_the_means_do_not_depend_on_the_pieces():
+    problem = load_problem(METHODS["mf"], tiny_dataset())
+    training = compile_training(problem)
+    _, whole = training.epoch(new_state(problem), 7)
+    state, tally = training.start_epoch(new_state(problem)), training.no_tally
+    values = []
+    for n in (1, 4, 2):
+        state, tally = training.go_on(state, Part.of(tally).tally(training.no_tally), n)
+    for name, value in whole.items():
+        assert float(value) == float(tally.means[name])
+    assert int(tally.steps) == 7
+    state = new_state(problem)
+    for _ in range(7):
+        state, metrics = training.steps(state, 1)
+        values.append(float(metrics["bpr"]))
+    assert float(whole["bpr"]) == pytest.approx(np.mean(values), rel=1e-6)
+
+
+def test_the_first_step_that_is_not_finite_is_kept():
+    problem = load_problem(METHODS["mf"], tiny_dataset())
+    training, state = compile_training(problem), new_state(problem)
+    state, tally = training.go_on(state, training.no_tally, 2)
+    assert set(Part.of(tally).broken.values()) == {-1}
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, state.method.params)
+    state = state._replace(method=state.method._replace(params=broken))
+    _, tally = training.go_on(state, tally, 3)
+    assert Part.of(tally).broken["bpr"] == 2
