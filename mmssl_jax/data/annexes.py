@@ -1,16 +1,21 @@
 """Optional files of every layout: raw ids, and which items have a modality."""
 
-import json
+import os
+import re
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmssl_jax.data.dataset import DatasetError, read_bytes
+from mmssl_jax.data.arrays import dtype_name, read_npy
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.data.sources import file_names, read_json
+from mmssl_jax.messages import shown
 
 MASK_SUFFIX = "_mask.npy"
+LONGEST_RAW_ID = 500  # an array of texts takes room for its longest, as many times as it has texts
+BROKEN = re.compile("[\0\ud800-\udfff]")  # NumPy drops a NUL; half a character has no bytes
 
 
 def read_ids(path: Path, size: int) -> np.ndarray:
@@ -18,26 +23,19 @@ def read_ids(path: Path, size: int) -> np.ndarray:
 
     Raises DatasetError on anything but `size` different strings.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return np.arange(size)
-    try:
-        ids = json.loads(read_bytes(path).decode("utf-8-sig"))
-    except DatasetError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path.name}: malformed JSON ({error}); expected a list of raw ids as strings"
-        ) from error
+    ids = read_json(path, "a list of raw ids as strings")
     if not isinstance(ids, list):
         raise DatasetError(
             f"{path.name}: the top level is a JSON {type(ids).__name__}, expected a list of raw "
             f'ids as strings, like ["B0001", "B0002"]'
         )
     for place, raw in enumerate(ids):
-        if not isinstance(raw, str) or not raw or "\0" in raw:
+        if not isinstance(raw, str) or not raw or len(raw) > LONGEST_RAW_ID or BROKEN.search(raw):
             raise DatasetError(
-                f"{path.name}: entry {place} is {json.dumps(raw)}, expected a raw id as a "
-                f"non-empty string"
+                f"{path.name}: entry {place} is {shown(raw)}, expected a raw id as a non-empty "
+                f"string of at most {LONGEST_RAW_ID} characters, without NUL or half characters"
             )
     if len(ids) != size:
         raise DatasetError(
@@ -52,7 +50,8 @@ def _refuse_repeats(file: str, ids: list[str]) -> None:
     for place, raw in enumerate(ids):
         if places.setdefault(raw, place) != place:
             raise DatasetError(
-                f"{file}: {raw!r} is entry {places[raw]} and entry {place}, expected each id once"
+                f"{file}: {shown(raw)} is entry {places[raw]} and entry {place}, expected each id "
+                f"once"
             )
 
 
@@ -65,17 +64,16 @@ def read_masks(
     suffix: of the feature files. found: modalities of the folder, read or not.
     Raises DatasetError on a mask without features, or of another type or length.
     """
-    for path in sorted(folder.glob("?*" + MASK_SUFFIX)):
-        modality = path.name.removesuffix(MASK_SUFFIX)
+    for modality in modalities_with(folder, MASK_SUFFIX):
         if modality not in found:
             raise DatasetError(
-                f"{folder}: {path.name} without {modality}{suffix}: a mask says which rows of the "
-                f"features are there; add the features or remove the mask"
+                f"{folder}: {modality}{MASK_SUFFIX} without {modality}{suffix}: a mask says which "
+                f"rows of the features are there; add the features or remove the mask"
             )
     masks = {}
     for modality, rows in features.items():
         path = folder / f"{modality}{MASK_SUFFIX}"
-        if not path.is_file():
+        if not os.path.lexists(path):
             continue
         present = _read_mask(path, rows)
         rows[~present] = 0
@@ -85,22 +83,31 @@ def read_masks(
 
 
 def _read_mask(path: Path, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-    try:
-        present = np.lib.format.read_array(BytesIO(read_bytes(path)), allow_pickle=False)
-    except DatasetError:
-        raise
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
-        raise DatasetError(
-            f"{path.name}: not a usable .npy file ({error}); expected a bool array [items]"
-        ) from error
-    if present.dtype != bool or present.shape != rows.shape[:1]:
-        raise DatasetError(
-            f"{path.name}: {present.dtype} array of shape {present.shape}, expected bool "
-            f"{list(rows.shape[:1])} like the rows of the features beside it, True where the item "
-            f"has the modality; one of the two files is wrong"
-        )
+    def check(dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        if dtype != np.bool_ or shape != rows.shape[:1]:
+            raise DatasetError(
+                f"{path.name}: {dtype_name(dtype)} array of shape {shown(shape)}, expected bool "
+                f"{list(rows.shape[:1])} like the rows of the features beside it, True where the "
+                f"item has the modality; one of the two files is wrong"
+            )
+
+    present = read_npy(path, "a bool array [items]", check)
     if not present.any():
         raise DatasetError(
             f"{path.name}: no item has the modality, expected at least one; remove its files"
         )
     return present
+
+
+def modalities_with(folder: Path, suffix: str) -> list[str]:
+    """Names of the modalities that have a file with this suffix, sorted.
+
+    Raises DatasetError for a name that cannot be printed, which nothing could be told about.
+    """
+    names = [name for name in file_names(folder) if name.endswith(suffix) and name != suffix]
+    for name in names:
+        if not name.isprintable():
+            raise DatasetError(
+                f"{folder}: the file name {shown(name)} holds what cannot be printed; rename it"
+            )
+    return sorted(name.removesuffix(suffix) for name in names)

@@ -8,19 +8,24 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmssl_jax.files import read_regular
+from mmssl_jax.messages import clipped
 
 SPLITS = ("train", "validation", "test")
 MAX_ID = 10**8 - 1  # far above any public dataset: a larger id is a raw id that nobody renumbered
 
 
 class DatasetError(ValueError):
-    """Input that cannot be used; the message says what was found, what was expected and where."""
+    """Input that cannot be used; the message says what was found, what was expected and where.
+
+    No message is long, or holds control characters, whatever the input holds.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clipped(message))
 
 
 class DatasetWarning(UserWarning):
@@ -118,7 +123,7 @@ class Dataset:
     def summary(self) -> str:
         """A table of sizes, density and cold users and items, as printed before training."""
         rows = [
-            ("dataset", f"{self.name} ({self.source})"),
+            ("dataset", clipped(f"{self.name} ({self.source})")),
             ("users", f"{self.n_users:,}"),
             ("items", f"{self.n_items:,}"),
             *((f"{split} interactions", f"{len(e):,}") for split, e in self.splits.items()),
@@ -168,24 +173,6 @@ class Dataset:
                 f"in training, expected at least one left over as a negative; remove such users "
                 f"({len(full)} found)"
             )
-
-
-def require_files(folder: Path, names: Sequence[str], layout: str) -> None:
-    """Raise DatasetError that names every one of the files that the folder lacks."""
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise DatasetError(
-            f"{folder}: missing {', '.join(missing)}; the {layout} layout expects "
-            f"{', '.join(names)}"
-        )
-
-
-def read_bytes(path: Path) -> bytes:
-    """The whole file; raise DatasetError for what is no regular file or cannot be read."""
-    try:
-        return read_regular(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def unique_edges(
@@ -258,10 +245,11 @@ def _check_feature_rows(file: str, rows: np.ndarray) -> None:
         raise DatasetError(f"{file}: dtype {rows.dtype}, expected float32; cast it on reading")
     finite = np.isfinite(rows)
     if not finite.all():
+        row, column = divmod(int(np.argmin(finite)), rows.shape[1])
         raise DatasetError(
             f"{file}: {finite.size - int(finite.sum())} values are NaN or infinite as float32, the "
-            f"first in row {int(np.flatnonzero(~finite.all(axis=1))[0])}; expected finite numbers; "
-            f"replace them, for example by the column mean"
+            f"first in row {row}, column {column} (counted from 0); expected finite numbers; "
+            f"replace them, for example by the column mean, or mask the items that lack them"
         )
 
 

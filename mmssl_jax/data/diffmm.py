@@ -1,74 +1,30 @@
 """The layout of DiffMM: trnMat.pkl, valMat.pkl and tstMat.pkl, pickled SciPy COO matrices.
 
-A pickle is a program. The one here may name four globals, and each name resolves to a class of this
-module that only records what it is given. So neither SciPy nor even NumPy runs on a pickle's word:
-the arrays are decoded afterwards, from recorded bytes whose type and length were checked first.
+A pickle is a program, which is not run here: `pickles.recorded` tells what it would call, and only
+the four names of a matrix of numbers are allowed. So neither SciPy nor even NumPy runs on a
+pickle's word: the arrays are decoded afterwards, from bytes whose type and length were checked.
 """
 
-import pickle
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmssl_jax.data.dataset import (
-    MAX_ID,
-    SPLITS,
-    DatasetError,
-    Interactions,
-    read_bytes,
-    require_files,
-    unique_edges,
-)
+from mmssl_jax.data.dataset import MAX_ID, SPLITS, DatasetError, Interactions, unique_edges
+from mmssl_jax.data.numbering import refuse_far_id
+from mmssl_jax.data.pickles import PickleFault, Recorded, RefusedName, recorded
+from mmssl_jax.data.sources import read_bytes, require_files
+from mmssl_jax.messages import shown
 
 FILES = ("trnMat.pkl", "valMat.pkl", "tstMat.pkl")
 TYPE_CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 ADVICE = "save it again as scipy.sparse.coo_matrix with pickle protocol 3 or 4"
 
 
-class _Recorded:
-    """Constructor arguments and state as the pickle gives them, kept and never acted on.
-
-    Every stand-in is a class with __setstate__: on a function, or on a class without it, a pickle
-    could overwrite attributes.
-    """
-
-    args: tuple[Any, ...] = ()
-    state: Any = None
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Matrix(_Recorded):
-    """scipy.sparse.coo_matrix."""
-
-
-class _Array(_Recorded):
-    """numpy.core.multiarray._reconstruct: the array that it would make."""
-
-
-class _ArrayType(_Recorded):
-    """numpy.ndarray, an argument of _reconstruct."""
-
-
-class _Dtype(_Recorded):
-    """numpy.dtype."""
-
-
-ALLOWED: dict[str, type[_Recorded]] = {
-    "scipy.sparse.coo.coo_matrix": _Matrix,
-    "scipy.sparse._coo.coo_matrix": _Matrix,
-    "numpy.core.multiarray._reconstruct": _Array,
-    "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.ndarray": _ArrayType,
-    "numpy.dtype": _Dtype,
-}
+MATRIX_NAMES = ("scipy.sparse.coo.coo_matrix", "scipy.sparse._coo.coo_matrix")
+ARRAY_NAMES = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+ALLOWED = (*MATRIX_NAMES, *ARRAY_NAMES, "numpy.ndarray", "numpy.dtype")
 
 
 def read_interactions(folder: Path) -> Interactions:
@@ -85,6 +41,8 @@ def read_interactions(folder: Path) -> Interactions:
         found = ", ".join(f"{file} is {rows} x {cols}" for file, (rows, cols) in shapes.items())
         raise DatasetError(f"{found}; expected one shape, users x items, for all three")
     n_users, n_items = shapes[FILES[0]]
+    n_named = len(np.unique(np.concatenate([edges[:, 0] for edges in splits.values()])))
+    refuse_far_id(f"{FILES[0]}, shape {n_users} x {n_items}", "user", n_users - 1, n_named)
     files = dict(zip(SPLITS, FILES, strict=True))
     return Interactions(splits=splits, files=files, n_users=n_users, n_items=n_items)
 
@@ -102,45 +60,39 @@ def _read_matrix(path: Path) -> tuple[tuple[int, int], NDArray[np.int32]]:
         )
     for what, ids, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
         _check_ids(path.name, what, ids, size)
+    if np.isnan(values).any():
+        place = int(np.flatnonzero(np.isnan(values))[0])
+        raise DatasetError(f"{path.name}: entry {place} has value NaN, expected a number; {ADVICE}")
     kept = values != 0
     return shape, unique_edges(rows[kept], columns[kept], path.name)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Resolves the allowed names to stand-ins and refuses all others before anything is called."""
-
-    def __init__(self, content: bytes, file: str) -> None:
-        super().__init__(BytesIO(content))
-        self._file = file
-
-    def find_class(self, module: str, name: str) -> type[_Recorded]:
-        asked = f"{module}.{name}"
-        if asked not in ALLOWED:
-            raise DatasetError(
-                f"{self._file}: the pickle asks for {asked!r}, which was refused and not run; "
-                f"expected only {', '.join(ALLOWED)}; {ADVICE}, and only from a source you trust"
-            )
-        return ALLOWED[asked]
-
-
 def _load(path: Path) -> Any:
     try:
-        return _Unpickler(read_bytes(path), path.name).load()
-    except DatasetError:
-        raise
-    except Exception as error:  # bytes that are no pickle end in nearly any exception
+        return recorded(read_bytes(path), ALLOWED)
+    except RefusedName as error:
         raise DatasetError(
-            f"{path.name}: malformed pickle ({type(error).__name__}: {error}), "
-            f"expected a COO matrix; {ADVICE}"
+            f"{path.name}: the pickle asks for {shown(error.args[0])}, which was refused and not "
+            f"run; expected only {', '.join(ALLOWED)}; {ADVICE}, and only from a source you trust"
+        ) from error
+    except PickleFault as error:
+        raise DatasetError(
+            f"{path.name}: malformed pickle ({error}), expected a COO matrix; {ADVICE}"
         ) from error
 
 
 def _matrix_fields(file: str, loaded: Any) -> dict[str, Any]:
-    if not isinstance(loaded, _Matrix) or not isinstance(loaded.state, dict):
-        raise DatasetError(
-            f"{file}: holds {type(loaded).__name__.lstrip('_')}, expected a COO matrix; {ADVICE}"
-        )
+    if not _is_call(loaded, MATRIX_NAMES) or not isinstance(loaded.state, dict):
+        raise DatasetError(f"{file}: holds {_kind(loaded)}, expected a COO matrix; {ADVICE}")
     return loaded.state
+
+
+def _is_call(found: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(found, Recorded) and found.name.text in names
+
+
+def _kind(found: Any) -> str:
+    return found.name.text if isinstance(found, Recorded) else type(found).__name__
 
 
 def _shape(file: str, fields: dict[str, Any]) -> tuple[int, int]:
@@ -150,7 +102,10 @@ def _shape(file: str, fields: dict[str, Any]) -> tuple[int, int]:
         or len(shape) != 2
         or any(type(size) is not int or not 0 <= size <= MAX_ID for size in shape)
     ):
-        raise DatasetError(f"{file}: matrix shape {shape!r}, expected (users, items); {ADVICE}")
+        raise DatasetError(
+            f"{file}: matrix shape {shown(shape)}, expected (users, items), each up to "
+            f"{MAX_ID}; {ADVICE}"
+        )
     return cast(tuple[int, int], shape)
 
 
@@ -162,9 +117,9 @@ def _coordinates(file: str, fields: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     return _array(file, "row", pair[0]), _array(file, "col", pair[1])
 
 
-def _array(file: str, what: str, recorded: Any) -> np.ndarray:
+def _array(file: str, what: str, found: Any) -> np.ndarray:
     """A recorded 1-d array, decoded; its state is (version, shape, dtype, is_fortran, bytes)."""
-    state = recorded.state if isinstance(recorded, _Array) else None
+    state = found.state if _is_call(found, ARRAY_NAMES) else None
     if not isinstance(state, tuple) or len(state) != 5:
         raise DatasetError(f"{file}: {what} is not a NumPy array, expected one; {ADVICE}")
     dtype = _dtype(file, what, state[2])
@@ -172,21 +127,21 @@ def _array(file: str, what: str, recorded: Any) -> np.ndarray:
     count, left_over = divmod(len(content) if isinstance(content, bytes) else -1, dtype.itemsize)
     if count < 0 or left_over or shape != (count,):
         raise DatasetError(
-            f"{file}: {what} has shape {shape!r} of {dtype}, which its bytes do not fill, expected "
-            f"1-d; {ADVICE}"
+            f"{file}: {what} has shape {shown(shape)} of {dtype}, which its bytes do not fill, "
+            f"expected 1-d; {ADVICE}"
         )
     return np.frombuffer(content, dtype)
 
 
-def _dtype(file: str, what: str, recorded: Any) -> np.dtype:
+def _dtype(file: str, what: str, found: Any) -> np.dtype:
     """A recorded dtype: arguments (code, ...), state (version, byte order, ...)."""
-    code = recorded.args[0] if isinstance(recorded, _Dtype) and recorded.args else None
+    code = found.args[0] if _is_call(found, ("numpy.dtype",)) and found.args else None
     if code not in TYPE_CODES:
         raise DatasetError(
-            f"{file}: {what} has dtype {code!r}, expected a number type ({', '.join(TYPE_CODES)}); "
-            f"arrays of objects are refused; {ADVICE}"
+            f"{file}: {what} has dtype {shown(code)}, expected a number type "
+            f"({', '.join(TYPE_CODES)}); arrays of objects are refused; {ADVICE}"
         )
-    state = recorded.state
+    state = found.state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
     return np.dtype(f"{order if order in ('<', '>') else '='}{code}")
 

@@ -4,55 +4,41 @@ The pickled train_mat beside them says the same as train.json and is never opene
 """
 
 import json
-import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmssl_jax.data.dataset import (
-    MAX_ID,
-    SPLITS,
-    DatasetError,
-    Interactions,
-    read_bytes,
-    require_files,
-    unique_edges,
-)
+from mmssl_jax.data.dataset import MAX_ID, SPLITS, DatasetError, Interactions, unique_edges
+from mmssl_jax.data.numbering import PLAIN_DECIMAL, refuse_far_id
+from mmssl_jax.data.sources import read_json, require_files
+from mmssl_jax.messages import shown
 
 FILES = ("train.json", "val.json", "test.json")
-PLAIN_DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}")  # one spelling per id: "01" would hide a duplicate
 
 
 def read_interactions(folder: Path) -> Interactions:
     """Read the three files; n_users is the largest user id of any of them plus one.
 
-    Raises DatasetError on a missing or malformed file and on ids that are not whole numbers from 0.
+    Raises DatasetError on a missing or malformed file, on ids that are not whole numbers from 0,
+    and on a user id far beyond the others.
     """
     require_files(folder, FILES, "hkuds")
     files = dict(zip(SPLITS, FILES, strict=True))
     lists = {split: _read_lists(folder / file) for split, file in files.items()}
     splits = {split: _edges(items_of, files[split]) for split, items_of in lists.items()}
-    n_users = 1 + max(chain.from_iterable(lists.values()), default=-1)
-    return Interactions(splits=splits, files=files, n_users=n_users)
+    largest = {files[split]: max(users) for split, users in lists.items() if users}
+    if largest:
+        where = max(largest, key=lambda file: largest[file])
+        n_named = len(set(chain.from_iterable(lists.values())))
+        refuse_far_id(where, "user", largest[where], n_named)
+    return Interactions(splits=splits, files=files, n_users=1 + max(largest.values(), default=-1))
 
 
 def _read_lists(path: Path) -> dict[int, list[int]]:
     """{user id: item ids} of one file, every id checked."""
-    try:
-        found = json.loads(read_bytes(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
-    except _RepeatedKey as error:
-        raise DatasetError(
-            f"{path.name}: user {error.args[0]!r} appears twice, expected each user once; "
-            f"join the two lists"
-        ) from error
-    except DatasetError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path.name}: malformed JSON ({error}); expected an object of user id -> [item ids]"
-        ) from error
+    found = read_json(path, "an object of user id -> [item ids]")
     if not isinstance(found, dict):
         raise DatasetError(
             f"{path.name}: the top level is a JSON {type(found).__name__}, expected an object of "
@@ -71,31 +57,26 @@ def _edges(lists: dict[int, list[int]], file: str) -> np.ndarray:
 def _user_id(file: str, key: str) -> int:
     if not PLAIN_DECIMAL.fullmatch(key) or int(key) > MAX_ID:
         raise DatasetError(
-            f"{file}: user id {key!r}, expected a whole number from 0 to {MAX_ID} as a plain "
-            f"decimal string; number the users from 0"
+            f"{file}: user id {shown(key)}, expected a whole number from 0 to {MAX_ID} as a plain "
+            f"decimal string; number the users from 0, as `python -m mmssl_jax.prepare` does"
         )
     return int(key)
 
 
 def _item_ids(file: str, user: str, items: Any) -> list[int]:
     if not isinstance(items, list):
-        raise DatasetError(f"{file}: user {user} has {items!r}, expected a list of item ids")
+        raise DatasetError(
+            f"{file}: user {user} has {_written(items)}, expected a list of item ids"
+        )
     for item in items:
         if type(item) is not int or not 0 <= item <= MAX_ID:  # a bool is an int to isinstance
             raise DatasetError(
-                f"{file}: user {user} has item {json.dumps(item)}, expected a whole number from 0 "
+                f"{file}: user {user} has item {_written(item)}, expected a whole number from 0 "
                 f"to {MAX_ID}; number the items by their feature row"
             )
     return items
 
 
-class _RepeatedKey(Exception):
-    """A JSON object names this key twice, of which json would silently keep the second."""
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in found if keys.count(key) > 1))
-    return found
+def _written(value: Any) -> str:
+    """A value as JSON writes it where that is short."""
+    return json.dumps(value) if isinstance(value, bool | float | None) else shown(value)

@@ -8,6 +8,8 @@ from mmssl_jax.data.controls import Draw, replace_features
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
+from mmssl_jax.files import user_path
+from mmssl_jax.messages import shown
 
 
 def load_dataset(config: DataConfig, needs_features: bool = True) -> Dataset:
@@ -24,7 +26,7 @@ def load_dataset(config: DataConfig, needs_features: bool = True) -> Dataset:
     unknown = set(config.modalities) - set(dataset.modalities)
     if unknown:
         raise DatasetError(
-            f"data.modalities names {sorted(unknown)}; the synthetic dataset has "
+            f"data.modalities names {shown(sorted(unknown))}; the synthetic dataset has "
             f"{list(dataset.modalities)}"
         )
     if not config.modalities:
@@ -44,7 +46,7 @@ def with_controls(dataset: Dataset, config: DataConfig) -> Dataset:
 
 def require_data(config: DataConfig, run: Path) -> None:
     """Raises DatasetError, with the flag that mends it, when a run's dataset folder has moved."""
-    if config.format != "synthetic" and not Path(config.path).is_dir():
+    if config.format != "synthetic" and not user_path(config.path).is_dir():
         raise DatasetError(
             f"{config.path}: no folder there, which {run} names as its dataset; if it has "
             "moved, give its place with --data.path (train.py) or --data_path (eval.py, report)"

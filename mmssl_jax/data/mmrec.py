@@ -1,34 +1,32 @@
 """The layout of MMRec: one <name>.inter table, tab-separated, split by its column x_label."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmssl_jax.data.dataset import (
-    MAX_ID,
-    SPLITS,
-    DatasetError,
-    Interactions,
-    read_bytes,
-    unique_edges,
-)
+from mmssl_jax.data.dataset import MAX_ID, SPLITS, DatasetError, Interactions, unique_edges
+from mmssl_jax.data.numbering import PLAIN_DECIMAL, refuse_far_id
+from mmssl_jax.data.sources import file_names, read_text
+from mmssl_jax.messages import shown
 
 COLUMNS = ("userID", "itemID", "x_label")
-WHOLE_NUMBER = re.compile(r"[0-9]{1,10}")
+SEPARATORS = {",": "commas", ";": "semicolons", "|": "bars", " ": "blanks"}
 
 
 def read_interactions(folder: Path) -> Interactions:
     """Read the table; x_label 0, 1, 2 is train, validation, test; n_users is the largest id + 1.
 
-    Raises DatasetError on no or several tables, missing columns, ragged rows and ids that are not
-    whole numbers from 0.
+    Raises DatasetError on no or several tables, missing columns, ragged rows, ids that are not
+    whole numbers from 0, and a user id far beyond the others.
     """
     path = _table(folder)
     header, rows = _read_rows(path)
     users, items, labels = (_numbers(path.name, name, header, rows) for name in COLUMNS)
     _check_labels(path.name, labels)
+    if len(users):
+        line = int(np.argmax(users)) + 2
+        refuse_far_id(f"{path.name}, line {line}", "user", int(users.max()), len(np.unique(users)))
     splits = {
         split: unique_edges(users[labels == k], items[labels == k], f"{path.name}, x_label {k}")
         for k, split in enumerate(SPLITS)
@@ -38,33 +36,55 @@ def read_interactions(folder: Path) -> Interactions:
 
 
 def _table(folder: Path) -> Path:
-    paths = sorted(folder.glob("*.inter"))
-    if len(paths) != 1:
-        found = ", ".join(path.name for path in paths) or "none"
+    names = [name for name in file_names(folder) if name.endswith(".inter")]
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
         raise DatasetError(f"{folder}: found {found}, expected exactly one <name>.inter")
-    return paths[0]
+    return folder / names[0]
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header fields and row fields; every row as wide as the header."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path.name}: not UTF-8 ({error}), expected a text table") from error
-    header, *rows = [line.rstrip("\r").split("\t") for line in text.rstrip("\r\n").split("\n")]
+    """Header fields and row fields; every row as wide as the header.
+
+    Lines end as on any system. Quotation marks mean nothing, so a field that only opens with one is
+    refused: its writer meant tabs or line ends inside it.
+    """
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+    header, *rows = [line.split("\t") for line in text.split("\n")]
     for name in COLUMNS:
         if header.count(name) != 1:
             raise DatasetError(
-                f"{path.name}: line 1 names the columns {', '.join(header)}; expected one {name!r} "
-                f"among them, separated by tabs"
+                f"{path.name}: line 1 names the columns {shown(', '.join(header))}"
+                f"{_other_separator(header)}; expected one {name!r} among them, separated "
+                f"by tabs"
             )
-    ragged = next((k for k, row in enumerate(rows) if len(row) != len(header)), None)
-    if ragged is not None:
-        raise DatasetError(
-            f"{path.name}: line {ragged + 2} has {len(rows[ragged])} fields, expected "
-            f"{len(header)} as in line 1, separated by tabs"
-        )
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            found = f"has {len(row)} fields" if row != [""] else "is blank"
+            raise DatasetError(
+                f"{path.name}: line {line} {found}, expected {len(header)} as in line 1, separated "
+                f"by tabs; write the table again, without tabs or line ends inside fields"
+            )
+    if '"' in text:
+        _refuse_open_quotes(path.name, rows)
     return header, rows
+
+
+def _other_separator(header: list[str]) -> str:
+    """What a header of one field seems to be separated by instead of tabs."""
+    found = [name for mark, name in SEPARATORS.items() if len(header) == 1 and mark in header[0]]
+    return f", separated by {found[0]}" if found else ""
+
+
+def _refuse_open_quotes(file: str, rows: list[list[str]]) -> None:
+    for line, row in enumerate(rows, 2):
+        for field in row:
+            if field.startswith('"') and (len(field) == 1 or not field.endswith('"')):
+                raise DatasetError(
+                    f"{file}: line {line} has the field {shown(field)}, which opens with a "
+                    f"quotation mark and does not close with one; expected fields without tabs or "
+                    f"line ends inside, which need no quotation marks; leave that column out"
+                )
 
 
 def _numbers(file: str, column: str, header: list[str], rows: list[list[str]]) -> NDArray[np.int64]:
@@ -72,10 +92,10 @@ def _numbers(file: str, column: str, header: list[str], rows: list[list[str]]) -
     place = header.index(column)
     texts = [row[place] for row in rows]
     for k, text in enumerate(texts):
-        if not WHOLE_NUMBER.fullmatch(text) or int(text) > MAX_ID:
+        if not PLAIN_DECIMAL.fullmatch(text) or int(text) > MAX_ID:
             raise DatasetError(
-                f"{file}: line {k + 2}, {column} is {text!r}, expected a whole number from 0 to "
-                f"{MAX_ID}"
+                f"{file}: line {k + 2}, {column} is {shown(text)}, expected a whole number from 0 "
+                f"to {MAX_ID}; raw ids are numbered by `python -m mmssl_jax.prepare`"
             )
     return np.array(texts, dtype=np.str_).astype(np.int64) if texts else np.zeros(0, np.int64)
 

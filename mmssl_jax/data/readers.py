@@ -2,21 +2,20 @@
 
 import warnings
 from collections.abc import Sequence
-from io import BytesIO
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmssl_jax.data import diffmm, hkuds, mmrec
-from mmssl_jax.data.annexes import read_ids, read_masks
-from mmssl_jax.data.dataset import (
-    Dataset,
-    DatasetError,
-    DatasetWarning,
-    Interactions,
-    read_bytes,
-)
+from mmssl_jax.data.annexes import modalities_with, read_ids, read_masks
+from mmssl_jax.data.arrays import dtype_name, read_npy
+from mmssl_jax.data.dataset import Dataset, DatasetError, DatasetWarning, Interactions
+from mmssl_jax.data.numbering import refuse_far_id
+from mmssl_jax.data.sources import file_names
+from mmssl_jax.files import user_path
+from mmssl_jax.messages import shown
 
 READERS = {
     "hkuds": hkuds.read_interactions,
@@ -41,10 +40,7 @@ def read_dataset(
     Optional files: user_ids.json, item_ids.json, <modality>_mask.npy.
     Raises DatasetError on anything missing, malformed or unusable; warns of merged duplicates.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise DatasetError(f"{folder}: {found} there, expected a folder with the dataset's files")
+    folder = user_path(path)
     interactions = READERS[_layout(folder, layout)](folder)
     features = read_features(folder, modalities, needs_features)
     dataset = _assemble(folder, interactions, features)
@@ -72,7 +68,7 @@ def read_features(
     folder: Path, modalities: Sequence[str] | None = None, needs_features: bool = True
 ) -> dict[str, NDArray[np.float32]]:
     """{modality: float32 [I, F]} from <modality>_feat.npy, sorted by name; values unchecked."""
-    found = _found_modalities(folder)
+    found = modalities_with(folder, SUFFIX)
     if not found and not modalities and not needs_features:
         return {}
     if not found:
@@ -86,41 +82,40 @@ def read_features(
     unknown = [name for name in wanted if name not in found]
     if unknown:
         raise DatasetError(
-            f"{folder}: no {unknown[0]}{SUFFIX} for modality {unknown[0]!r}; "
+            f"{folder}: no {shown(unknown[0])[1:-1]}{SUFFIX} for modality {shown(unknown[0])}; "
             f"expected some of {', '.join(found)}"
         )
     return {name: _read_rows(folder / f"{name}{SUFFIX}") for name in wanted}
 
 
-def _found_modalities(folder: Path) -> list[str]:
-    return sorted(p.name.removesuffix(SUFFIX) for p in folder.glob("?*" + SUFFIX))
-
-
 def _read_rows(path: Path) -> NDArray[np.float32]:
     """The array of one file as float32, before any sum: float16 would overflow in one."""
-    try:
-        rows = np.lib.format.read_array(BytesIO(read_bytes(path)), allow_pickle=False)
-    except DatasetError:
-        raise
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
-        raise DatasetError(
-            f"{path.name}: not a usable .npy file ({error}); expected a float array saved by "
-            f"numpy.save without pickled objects"
-        ) from error
-    if rows.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
-        raise DatasetError(f"{path.name}: dtype {rows.dtype}, expected float16, float32 or float64")
+
+    def check(dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+            raise DatasetError(
+                f"{path.name}: dtype {dtype_name(dtype)}, expected float16, float32 or float64"
+            )
+        if len(shape) != 2 or not all(shape):
+            raise DatasetError(
+                f"{path.name}: an array of shape {shown(shape)}, expected 2-d [items, width], "
+                f"neither 0"
+            )
+
+    rows = read_npy(path, "a float array without pickled objects", check)
     with np.errstate(over="ignore"):  # what overflows becomes infinite, which check() reports
-        return rows.astype(np.float32, order="C")
+        return rows.astype(np.float32, order="C", copy=False)
 
 
 def _layout(folder: Path, layout: str) -> str:
     """The layout asked for, or for "auto" the only one whose files are there."""
     if layout not in LAYOUTS:
-        raise DatasetError(f"layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
+        raise DatasetError(f"layout {shown(layout)}, expected one of {', '.join(LAYOUTS)}")
     if layout != "auto":
         return layout
+    there = file_names(folder)
     present = {
-        name: sorted(p.name for pattern in patterns for p in folder.glob(pattern))
+        name: [file for file in there if any(fnmatchcase(file, pattern) for pattern in patterns)]
         for name, patterns in MARKERS.items()
     }
     matches = [name for name, files in present.items() if files]
@@ -144,7 +139,7 @@ def _assemble(
 ) -> Dataset:
     files = {name: f"{name}{SUFFIX}" for name in features} | interactions.files
     n_items = _n_items(interactions, features, files)
-    presence = read_masks(folder, features, SUFFIX, _found_modalities(folder))
+    presence = read_masks(folder, features, SUFFIX, modalities_with(folder, SUFFIX))
     return Dataset(
         name=folder.resolve().name,
         source=str(folder),
@@ -164,10 +159,9 @@ def _n_items(
 ) -> int:
     """The rows of the features; without any what the layout says, or else the last item's place."""
     if not features:
-        last = max((int(e[:, 1].max()) for e in interactions.splits.values() if len(e)), default=-1)
-        return last + 1 if interactions.n_items is None else interactions.n_items
+        return _n_items_without_features(interactions)
     first = next(iter(features))
-    n_items = len(features[first]) if features[first].ndim else 0
+    n_items = len(features[first])
     if interactions.n_items not in (None, n_items):
         raise DatasetError(
             f"{files[first]}: {n_items} rows, but {interactions.files['train']} has "
@@ -176,8 +170,21 @@ def _n_items(
     return n_items
 
 
+def _n_items_without_features(interactions: Interactions) -> int:
+    """What the layout says, or else the last item's place; an item far beyond the others is
+    refused."""
+    items = {name: edges[:, 1] for name, edges in interactions.splits.items() if len(edges)}
+    if not items:
+        return interactions.n_items or 0
+    split = max(items, key=lambda name: items[name].max())
+    largest = int(items[split].max()) if interactions.n_items is None else interactions.n_items - 1
+    n_named = len(np.unique(np.concatenate(list(items.values()))))
+    refuse_far_id(interactions.files[split], "item", largest, n_named)
+    return largest + 1
+
+
 def _listing(folder: Path) -> str:
     """Up to ten file names, for a message."""
-    names = sorted(p.name for p in folder.iterdir())
+    names = file_names(folder)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return (", ".join(names[:10]) + more) if names else "an empty folder"
