@@ -20,6 +20,7 @@ from mmssl_jax.checkpoint import (
 )
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
+from mmssl_jax.data.facts import scale_warnings
 from mmssl_jax.data.load import require_data
 from mmssl_jax.method import Scorer, Vectors
 from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random_vectors
@@ -100,7 +101,7 @@ def fit_alone(
     """`fit` on a prepared problem, in a directory that no other process writes to."""
     config = problem.config
     say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
-    say(problem.dataset.summary())
+    say("\n".join([problem.dataset.summary(), *scale_warnings(problem.dataset)]))
     programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
     state = new_state(problem)
     changed = resume_run(problem, run) if resume else start_run(problem, run)
