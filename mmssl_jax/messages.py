@@ -24,10 +24,18 @@ def shown(value: object) -> str:
 
 def clipped(text: str) -> str:
     """A message of at most LONGEST characters; control characters but the line's end as escapes."""
-    if len(text) > LONGEST:
-        middle = f" .. ({len(text) - LONGEST} characters left out) .. "
-        kept = LONGEST - len(middle)
-        text = text[: kept - kept // 3] + middle + text[-(kept // 3) :]
-    return "".join(
-        char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text
+    # Cut before as well, so that no megabytes are escaped; escapes are longer than what they show.
+    return _cut(
+        "".join(
+            char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in _cut(text)
+        )
     )
+
+
+def _cut(text: str) -> str:
+    """The beginning and the end of a text that is longer than LONGEST."""
+    if len(text) <= LONGEST:
+        return text
+    middle = f" .. ({len(text) - LONGEST} characters left out) .. "
+    kept = LONGEST - len(middle)
+    return text[: kept - kept // 3] + middle + text[-(kept // 3) :]
