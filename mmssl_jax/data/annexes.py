@@ -18,9 +18,10 @@ LONGEST_RAW_ID = 500  # an array of texts takes room for its longest, as many ti
 BROKEN = re.compile("[\0\ud800-\udfff]")  # NumPy drops a NUL; half a character has no bytes
 
 
-def read_ids(path: Path, size: int) -> np.ndarray:
+def read_ids(path: Path, size: int, of: str) -> np.ndarray:
     """Raw ids [size] from a JSON list of strings; 0, 1, .. if there is no such file.
 
+    of: what there are `size` of, for messages.
     Raises DatasetError on anything but `size` different strings.
     """
     if not os.path.lexists(path):
@@ -39,7 +40,8 @@ def read_ids(path: Path, size: int) -> np.ndarray:
             )
     if len(ids) != size:
         raise DatasetError(
-            f"{path.name}: {len(ids)} ids, expected {size}; entry i is the raw id of number i"
+            f"{path.name}: {len(ids)} ids, expected {size}, one for each of the {of}; entry i is "
+            f"the raw id of number i"
         )
     _refuse_repeats(path.name, ids)
     return np.array(ids, dtype=np.str_) if ids else np.zeros(0, np.str_)

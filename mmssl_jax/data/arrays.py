@@ -74,7 +74,7 @@ def _parsed(file: str, expected: str, start: bytes) -> Header:
         if any(type(size) is not int or size < 0 for size in shape):
             raise ValueError(f"shape {shown(shape)}")
     except Exception as error:  # what is no line of Python ends in nearly any exception
-        reason = "the file is empty" if not start else shown(str(error))
+        reason = " ".join(str(error)[:200].split()) if start else "the file is empty"
         raise DatasetError(
             f"{file}: not a usable .npy file ({reason}); expected {expected}; save it again with "
             "numpy.save"

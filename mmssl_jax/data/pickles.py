@@ -11,8 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmssl_jax.messages import shown
-
 MOST_STEPS = 1000  # of one pickle; SciPy's matrices take about 150
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -65,7 +63,7 @@ def recorded(content: bytes, allowed: Collection[str]) -> Any:
                 return stack.pop()
             _run(opcode.name, argument, (stack, memo), allowed)
     except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        raise PickleFault(shown(str(error))) from error
+        raise PickleFault(" ".join(str(error)[:200].split())) from error
     raise PickleFault("it has no end")
 
 

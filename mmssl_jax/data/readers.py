@@ -139,12 +139,13 @@ def _assemble(
 ) -> Dataset:
     files = {name: f"{name}{SUFFIX}" for name in features} | interactions.files
     n_items = _n_items(interactions, features, files)
+    of_items = f"rows of {files[next(iter(features))]}" if features else "items"
     presence = read_masks(folder, features, SUFFIX, modalities_with(folder, SUFFIX))
     return Dataset(
         name=folder.resolve().name,
         source=str(folder),
-        user_ids=read_ids(folder / "user_ids.json", interactions.n_users),
-        item_ids=read_ids(folder / "item_ids.json", n_items),
+        user_ids=read_ids(folder / "user_ids.json", interactions.n_users, "users"),
+        item_ids=read_ids(folder / "item_ids.json", n_items, of_items),
         train=interactions.splits["train"],
         validation=interactions.splits["validation"],
         test=interactions.splits["test"],
