@@ -65,11 +65,14 @@ def test_the_home_folder_may_be_a_tilde(folder, monkeypatch):
     assert read_dataset(f"~/{folder.name}").n_items == SHAPE[1]
 
 
-@pytest.mark.parametrize("name", [b"a\nb_feat.npy", b"\xff_feat.npy", b"\x1b[31m_mask.npy"])
+@pytest.mark.parametrize(
+    "name", [b"a\nb_feat.npy", b"\xff_feat.npy", b"\x1b[31m_mask.npy", b"a\nb.inter"]
+)
 def test_file_names_that_cannot_be_printed(folder, name):
     with open(os.fsencode(folder) + b"/" + name, "wb"):
         pass
-    refused(folder, "holds what cannot be printed; rename it")
+    layout = "mmrec" if name.endswith(b".inter") else "hkuds"
+    refused(folder, "holds what cannot be printed; rename it", layout=layout)
 
 
 def test_a_modality_asked_for_is_shown_short(folder):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmssl_jax.data.arrays import dtype_name, read_npy
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.data.sources import file_names, read_json
+from mmssl_jax.data.sources import names_with, read_json
 from mmssl_jax.messages import shown
 
 MASK_SUFFIX = "_mask.npy"
@@ -102,14 +102,5 @@ def _read_mask(path: Path, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def modalities_with(folder: Path, suffix: str) -> list[str]:
-    """Names of the modalities that have a file with this suffix, sorted.
-
-    Raises DatasetError for a name that cannot be printed, which nothing could be told about.
-    """
-    names = [name for name in file_names(folder) if name.endswith(suffix) and name != suffix]
-    for name in names:
-        if not name.isprintable():
-            raise DatasetError(
-                f"{folder}: the file name {shown(name)} holds what cannot be printed; rename it"
-            )
-    return sorted(name.removesuffix(suffix) for name in names)
+    """Names of the modalities that have a file with this suffix, sorted."""
+    return sorted(name.removesuffix(suffix) for name in names_with(folder, suffix))

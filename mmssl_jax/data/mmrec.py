@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mmssl_jax.data.dataset import MAX_ID, SPLITS, DatasetError, Interactions, unique_edges
 from mmssl_jax.data.numbering import PLAIN_DECIMAL, refuse_far_id
-from mmssl_jax.data.sources import file_names, read_text
+from mmssl_jax.data.sources import names_with, read_text
 from mmssl_jax.messages import shown
 
 COLUMNS = ("userID", "itemID", "x_label")
@@ -36,7 +36,7 @@ def read_interactions(folder: Path) -> Interactions:
 
 
 def _table(folder: Path) -> Path:
-    names = [name for name in file_names(folder) if name.endswith(".inter")]
+    names = names_with(folder, ".inter")
     if len(names) != 1:
         found = ", ".join(names) or "none"
         raise DatasetError(f"{folder}: found {found}, expected exactly one <name>.inter")

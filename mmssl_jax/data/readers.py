@@ -186,6 +186,6 @@ def _n_items_without_features(interactions: Interactions) -> int:
 
 def _listing(folder: Path) -> str:
     """Up to ten file names, for a message."""
-    names = file_names(folder)
+    names = [name if name.isprintable() else shown(name) for name in file_names(folder)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return (", ".join(names[:10]) + more) if names else "an empty folder"

@@ -38,6 +38,20 @@ def file_names(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
+def names_with(folder: Path, suffix: str) -> list[str]:
+    """Names of the files with something before a suffix, sorted.
+
+    Raises DatasetError for a name that cannot be printed, of which nothing could be told.
+    """
+    names = [name for name in file_names(folder) if name.endswith(suffix) and name != suffix]
+    for name in names:
+        if not name.isprintable():
+            raise DatasetError(
+                f"{folder}: the file name {shown(name)} holds what cannot be printed; rename it"
+            )
+    return names
+
+
 def require_files(folder: Path, names: Sequence[str], layout: str) -> None:
     """Raise DatasetError that names every one of the files that the folder lacks."""
     there = file_names(folder)
