@@ -331,7 +331,7 @@ def test_missing_column(mmrec, column):
 
 def test_ragged_row(mmrec):
     edit(mmrec, "0\t3\t5.0\t0", "0\t3\t5.0")
-    refused(mmrec, "toys.inter: line 3 has 3 fields, expected 4 as in line 1")
+    refused(mmrec, "toys.inter: line 3 has 3 fields, expected 4 fields as in line 1")
 
 
 @pytest.mark.parametrize("text", ["-2", "2.0", "", "two", "9" * 30])

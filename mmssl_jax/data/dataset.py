@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mmssl_jax.messages import clipped
+from mmssl_jax.messages import clipped, shown
 
 SPLITS = ("train", "validation", "test")
 MAX_ID = 10**8 - 1  # far above any public dataset: a larger id is a raw id that nobody renumbered
@@ -258,17 +258,17 @@ def _check_presence(
 ) -> None:
     if modality not in modalities:
         raise DatasetError(
-            f"presence of modality {modality!r}, which has no features; expected one of "
+            f"presence of modality {shown(modality)}, which has no features; expected one of "
             f"{', '.join(modalities)}"
         )
     if present.dtype != bool or present.shape != (n_items,):
         raise DatasetError(
-            f"presence of modality {modality!r}: {present.dtype} array of shape {present.shape}, "
+            f"presence of modality {shown(modality)}: {present.dtype} array of shape {present.shape}, "
             f"expected bool [{n_items}], True where the item has the modality"
         )
     if not present.any():
         raise DatasetError(
-            f"presence of modality {modality!r}: no item has it, expected at least one; "
+            f"presence of modality {shown(modality)}: no item has it, expected at least one; "
             f"leave the modality out"
         )
 

@@ -50,20 +50,22 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     refused: its writer meant tabs or line ends inside it.
     """
     text = read_text(path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
-    header, *rows = [line.split("\t") for line in text.split("\n")]
+    first, *lines = text.split("\n")
+    header = first.split("\t")
     for name in COLUMNS:
         if header.count(name) != 1:
             raise DatasetError(
                 f"{path.name}: line 1 names the columns {shown(', '.join(header))}"
-                f"{_other_separator(header)}; expected one {name!r} among them, separated "
-                f"by tabs"
+                f"{_other_separator(header)}; expected one {name!r} among them, separated by tabs"
             )
-    for line, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            found = f"has {len(row)} fields" if row != [""] else "is blank"
+    rows = []
+    for number, line in enumerate(lines, 2):
+        rows.append(line.split("\t"))
+        if len(rows[-1]) != len(header):
+            found = f"has {len(rows[-1])} fields" if line else "is blank"
             raise DatasetError(
-                f"{path.name}: line {line} {found}, expected {len(header)} as in line 1, separated "
-                f"by tabs; write the table again, without tabs or line ends inside fields"
+                f"{path.name}: line {number} {found}, expected {len(header)} fields as in line 1, "
+                f"separated by tabs; write the table again, without tabs or line ends inside fields"
             )
     if '"' in text:
         _refuse_open_quotes(path.name, rows)
