@@ -263,8 +263,8 @@ def _check_presence(
         )
     if present.dtype != bool or present.shape != (n_items,):
         raise DatasetError(
-            f"presence of modality {shown(modality)}: {present.dtype} array of shape {present.shape}, "
-            f"expected bool [{n_items}], True where the item has the modality"
+            f"presence of modality {shown(modality)}: {present.dtype} array of shape "
+            f"{present.shape}, expected bool [{n_items}], True where the item has the modality"
         )
     if not present.any():
         raise DatasetError(
