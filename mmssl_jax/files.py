@@ -1,6 +1,9 @@
 """Files that people name: only regular ones are read, and `~` is the home folder everywhere."""
 
+import errno
+import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,13 +20,23 @@ def user_path(text: str | Path) -> Path:
         return Path(text)
 
 
-def read_regular(path: Path) -> bytes:
+def user_text(text: str) -> str:
+    """The same as a text; an empty one, which names nothing, stays empty."""
+    return str(user_path(text)) if text.startswith("~") else text
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
     """The bytes of a regular file, or of a link to one.
 
+    most: bytes that are read; a file of more is refused before.
     Raises OSError, of the kind NotRegularError for what is no file; it is not opened then.
     """
     with open_regular(path) as file:
-        return file.read()
+        data = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        size = max(path.stat().st_size, len(data))
+        raise OSError(errno.EFBIG, f"{size:,} bytes, and no more than {most:,} are read", str(path))
+    return data
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -43,3 +56,37 @@ def kind_name(mode: int) -> str:
         if test(mode):
             return name
     return "file"
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raises OSError, with the path and the reason, where no file could be written to a folder that
+    is there or is to be made. Makes nothing."""
+    above = folder.absolute()
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        what = kind_name(above.stat().st_mode) if above.exists() else "link to nothing"
+        raise NotADirectoryError(
+            errno.ENOTDIR, f"{above} is a {what}, and a folder is needed there", str(folder)
+        )
+    try:
+        with tempfile.TemporaryFile(dir=above) as trial:
+            trial.write(b"-")
+    except OSError as error:
+        raise OSError(
+            error.errno, f"nothing can be written to {above} ({error.strerror})", str(folder)
+        ) from error
+    # A name that no file system takes is found by asking for it.
+    folder.exists()
+
+
+def check_output_file(file: Path) -> None:
+    """Raises OSError, with the path and the reason, where a file could not be written or replaced:
+    a folder, a pipe or a device, a file that is protected, or a folder that cannot be written."""
+    if os.path.lexists(file):
+        kind = os.stat(file).st_mode if file.exists() else os.lstat(file).st_mode
+        if not stat.S_ISREG(kind) and file.exists():
+            raise NotRegularError(0, f"is a {kind_name(kind)}, and a file is written", str(file))
+        if file.exists() and not os.access(file, os.W_OK):
+            raise PermissionError(errno.EACCES, "is a file that may not be written", str(file))
+    check_output_folder(file.absolute().parent)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
-from mmssl_jax.config import AnyConfig, Config, ConfigError, flatten
+from mmssl_jax.config import AnyConfig, Config, ConfigError, flatten, override
+from mmssl_jax.files import user_text
+from mmssl_jax.messages import clipped, shown
 from mmssl_jax.methods import DEFAULT, METHODS
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from mmssl_jax.settings_parser import SettingsParser, check_numbers, settings_hints
+from mmssl_jax.settings_yaml import flat_settings, read_section
 
 # What is no part of a run's result: devices (parallel.*), where the dataset lies, and events.
 MAY_MOVE = ("data.path", "data.format", "train.tensorboard")
@@ -23,31 +25,35 @@ MAY_MOVE = ("data.path", "data.format", "train.tensorboard")
 MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps", "train.checkpoint_minutes")
 
 
-class ConfigParser(ArgumentParser):
+# Settings that name a place, in which `~` is the home folder.
+PATHS = ("data.path", "parallel.compilation_cache")
+
+
+class ConfigParser(SettingsParser):
     """A parser whose errors name the nearest setting for one that does not exist."""
 
-    config_class: type[Config] = Config
+    settings_class: type[Config] = Config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # Without the usage, whose sixty lines would push the message off the screen.
-        method = self.config_class().method
+        method = self.settings_class().method
         which = "" if method in ("", DEFAULT) else f" --method {method}"
-        whole = self.with_hints(message)
-        self.exit(2, f"error: {whole}\nall settings: {self.prog}{which} --help\n")
+        whole = clipped(f"error: {self.with_places(self.with_hints(message))}")
+        self.exit(2, f"{whole}\nall settings: {self.prog}{which} --help\n")
 
     def with_hints(self, message: str) -> str:
         """A message with the nearest setting for each that does not exist."""
-        stages = {entry.name for entry in dataclasses.fields(self.config_class)}
+        stages = {entry.name for entry in dataclasses.fields(self.settings_class)}
         flags = {flag.lstrip("-") for action in self._actions for flag in action.option_strings}
         own = sorted(flag for flag in flags - stages if "." not in flag)
-        return message + _nearest(message, [*flatten(self.config_class()), *own])
+        return message + _nearest(message, [*flatten(self.settings_class()), *own])
 
 
 class FileParser(ConfigParser):
     """The same for a file that no command line names: its errors can be caught."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(self.with_hints(message)) from ex
+        raise ConfigError(clipped(self.with_places(self.with_hints(message)))) from ex
 
 
 def _nearest(message: str, known: Sequence[str]) -> str:
@@ -58,7 +64,7 @@ def _nearest(message: str, known: Sequence[str]) -> str:
     unknown += re.findall(r"(?:^|\s)[Oo]ption ['\"]([\w.]+)['\"] is not accepted", message)
     hints = [
         f"\nthere is no setting {key!r}; the nearest is {nearest_name(key, known)!r}"
-        for key in unknown
+        for key in unknown[:3]
     ]
     return "".join(hints)
 
@@ -66,12 +72,12 @@ def _nearest(message: str, known: Sequence[str]) -> str:
 def nearest_name(key: str, known: Iterable[str]) -> str:
     """The name of `known` most like `key`, its last words' initials included: learning_rate is
     lr."""
-    stage, dot, name = key.rpartition(".")
+    stage, dot, name = key[:80].rpartition(".")
     words = [word for word in re.split(r"[_-]", name) if word]
     shortened = [
         "_".join([*words[:i], "".join(w[0] for w in words[i:])]) for i in range(len(words))
     ]
-    spellings = [key, *(stage + dot + short for short in shortened)]
+    spellings = [key[:80], *(stage + dot + short for short in shortened)]
 
     def likeness(candidate: str) -> float:
         return max(
@@ -90,7 +96,6 @@ def config_parser(
     """
     parser = kind(
         prog=prog,
-        allow_abbrev=False,
         description="Multi-modal recommendation. Later files and flags "
         "override earlier ones; all override a preset. Without --method the method is "
         f"{DEFAULT}; another has other settings: --method NAME --help.",
@@ -100,11 +105,11 @@ def config_parser(
     if method not in METHODS:
         nearest = nearest_name(method, METHODS)
         parser.error(
-            f"there is no method {method!r}; the nearest is {nearest!r}; there are "
+            f"there is no method {shown(method)}; the nearest is {nearest!r}; there are "
             f"{', '.join(METHODS)}"
         )
-    parser.config_class = METHODS[method].CONFIG
-    parser.add_class_arguments(parser.config_class, as_group=False)
+    parser.settings_class = METHODS[method].CONFIG
+    parser.add_class_arguments(parser.settings_class, as_group=False)
     return parser
 
 
@@ -114,6 +119,12 @@ def chosen_method(parser: ConfigParser, arguments: Sequence[str]) -> str:
     methods = [check_config_file(parser, Path(file)).get("method") for file in words.config]
     named = [method for method in (DEFAULT, *methods, words.method) if method is not None]
     return str(named[-1])
+
+
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The files that `--config` names, in their order."""
+    files: list[str] = _first_look().parse_known_args(arguments)[0].config
+    return files
 
 
 def _first_look() -> argparse.ArgumentParser:
@@ -132,30 +143,31 @@ def parse_config(parser: ConfigParser, arguments: Sequence[str]) -> tuple[Config
     so the arguments are parsed once to learn it and once with its values as defaults. Whether the
     settings fit together is `validate`'s business.
     """
-    presets = parser.config_class.PRESETS
+    presets = parser.settings_class.PRESETS
     if presets:
         parser.set_defaults(dict(presets[parser.parse_args(arguments).preset]))
     parsed = parser.parse_args(arguments)
-    for stage in dict.fromkeys(k.split(".")[0] for k in flatten(parser.config_class()) if "." in k):
+    known = flatten(parser.settings_class())
+    for stage in dict.fromkeys(key.split(".")[0] for key in known if "." in key):
         if not isinstance(parsed[stage], Namespace):
-            parser.error(f"{stage} is {parsed[stage]!r}, expected its settings by name")
-    return config_from(parser, parser.config_class, parsed), parsed
+            parser.error(f"{stage} is {shown(parsed[stage])}, expected its settings by name")
+    config = config_from(parser, parser.settings_class, parsed)
+    flat = flatten(config)
+    return override(config, {key: user_text(flat[key]) for key in PATHS}), parsed
 
 
 def check_config_file(parser: ConfigParser, file: Path) -> dict[str, Any]:
-    """A file's settings; exits with a message that names it unless it holds a YAML mapping."""
+    """A file's settings by their dotted keys; exits with a message that names it unless it holds a
+    YAML mapping."""
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        parser.error(f"{file}: cannot be read ({error.strerror}); --config wants a YAML file")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        parser.error(f"{file}: not YAML: {error}")
-    if not isinstance(found, dict):
-        kind = "nothing" if found is None else f"a {type(found).__name__}"
-        parser.error(
-            f"{file}: holds {kind}, expected settings by stage, such as\noptim:\n  lr: 4e-5"
-        )
-    return found
+        section = read_section(file, "--config")
+    except ConfigError as error:
+        parser.error(str(error), error)
+    try:
+        flat = flat_settings(section, settings_hints(parser.settings_class))
+    except ConfigError as error:
+        parser.error(f"{file}: {error}", error)
+    return {key: value for key, (_, value) in flat.items()}
 
 
 def config_from(
@@ -181,12 +193,17 @@ def convert(config: AnyConfig) -> AnyConfig:
 
     Raises ConfigError for a value out of its range.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = FileParser()
+    parser.settings_class = type(config)
     parser.add_class_arguments(type(config), as_group=False)
+    check_numbers(flatten(config))
     try:
-        return config_from(parser, type(config), parser.parse_object(_nested(config)))
-    except ArgumentError as error:
-        raise ConfigError(str(error)) from error
+        values = _nested(config)
+    except (TypeError, ValueError, RecursionError) as error:  # of a kind that no file holds
+        raise ConfigError(f"a setting is of a kind that no file holds: {error}") from error
+    converted = config_from(parser, type(config), parser.parse_object(values, env=False))
+    check_numbers(flatten(converted))
+    return converted
 
 
 def _nested(config: Config) -> dict[str, Any]:
@@ -228,7 +245,7 @@ def read_config(path: Path) -> Config:
 
     Raises ConfigError for a file that holds no valid settings.
     """
-    arguments = ["--config", str(path)]
+    arguments = [f"--config={path}"]
     return parse_config(config_parser("config", arguments, FileParser), arguments)[0]
 
 

@@ -244,7 +244,7 @@ def test_the_command_prints_both_tables(tmp_path, capsys):
         ([], "data.path is empty"),
         (["there", "--data.path=elsewhere"], "two folders: there, and --data.path elsewhere"),
         (["nowhere-at-all"], "expected a folder"),
-        (["--data.format=synthetic", "--k=0"], "--k"),
+        (["--data.format=synthetic", "--k=0"], 'key "k"'),
         (["--data.format=synthetic", "--data.replaced=[x]"], "replaces none"),
     ],
 )

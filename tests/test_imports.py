@@ -38,6 +38,8 @@ LEAVES = (
     "records",
     "files",
     "messages",
+    "settings_yaml",
+    "settings_parser",
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -102,7 +104,7 @@ def test_parallel_and_checkpoint_know_no_model():
 
 def test_the_parser_is_known_to_the_command_line_and_settings_alone():
     users = {module_part(path) for path in FILES if any("jsonargparse" in n for n in imports(path))}
-    assert users == {"config", "run_config", "cli", "methods", "prepare"}
+    assert users == {"config", "run_config", "settings_parser", "cli", "methods", "prepare"}
 
 
 @pytest.mark.parametrize(

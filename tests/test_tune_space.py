@@ -72,7 +72,7 @@ def test_ranges_and_choices(tmp_path):
         ("train.seed: {low: 1, high: 9}", r"train\.seed cannot be searched over"),
         ("data.cold_items: {low: 0, high: 0.2}", r"data\.cold_items cannot be searched over"),
         ("{}", r"holds no settings"),
-        ("optim.lr: {low: [", r"is not YAML"),
+        ("optim.lr: {low: [", r"not YAML: line"),
     ],
 )
 def test_what_is_refused(tmp_path, line, message):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 
 from mmssl_jax.cli.errors import USER_ERRORS, leave
@@ -23,10 +22,10 @@ from mmssl_jax.data.signal import (
     light_interactions,
     signal_of,
 )
+from mmssl_jax.files import user_text
 from mmssl_jax.graph.item_graph import centred, item_features, item_presence, nearest_of_queries
 from mmssl_jax.run_config import convert
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from mmssl_jax.settings_parser import SettingsParser
 
 # Items whose neighbours are looked at: a larger catalogue is sampled.
 MOST_SOURCES = 8192
@@ -47,7 +46,7 @@ def check_command(arguments: list[str] | None = None) -> None:
     settings = parsed.data.as_dict()
     if parsed.folder and settings["path"]:
         parser.error(f"two folders: {parsed.folder}, and --data.path {settings['path']}")
-    settings["path"] = parsed.folder or settings["path"]
+    settings["path"] = user_text(parsed.folder or settings["path"])
     try:
         config = convert(Config(data=DataConfig(**settings)))
         config.check()
@@ -65,14 +64,14 @@ def check_command(arguments: list[str] | None = None) -> None:
         print(f"{name}: {EXPECTATIONS[checked.signal.verdict]}")
 
 
-def check_parser() -> ArgumentParser:
+def check_parser() -> SettingsParser:
     """A parser of the folder, of train.py's flags of data, and of what is looked at."""
-    parser = ArgumentParser(
+    parser = SettingsParser(
         prog="python -m mmssl_jax.data.check",
-        allow_abbrev=False,
         description="Tells before training how much more often items with like features share a "
         "user than chance would have it, and what is missing, repeated or constant in them.",
     )
+    parser.settings_class = Config
     parser.add_argument("folder", nargs="?", type=str, default="", help="dataset folder")
     parser.add_class_arguments(DataConfig, "data", as_group=False)
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from tqdm import tqdm
@@ -14,7 +13,8 @@ from mmssl_jax.compare.plan import plan_entries, read_starts
 from mmssl_jax.compare.run import compare_methods
 from mmssl_jax.compare.table import markdown_text
 from mmssl_jax.config import Config, flatten, override
-from mmssl_jax.run_config import ConfigParser, convert
+from mmssl_jax.files import user_path, user_text
+from mmssl_jax.run_config import PATHS, ConfigParser, convert
 from mmssl_jax.tune.search import SearchSettings
 
 STUDY = "methods"
@@ -34,12 +34,13 @@ def compare_command(given: list[str]) -> None:
     parsed = parser.parse_args(given)
     known = flatten(Config())
     values = {key: value for key, value in parsed.items() if key in known}
+    values |= {key: user_text(values[key]) for key in PATHS}
     # Without defaults, only what the flags name is there.
     named = parser.parse_args(given, defaults=False)
     settings = [key for key, _ in named.items() if key in known]
     places = (parsed.configs,) if isinstance(parsed.configs, str) else parsed.configs
     search = SearchSettings(parsed.search_seed, minutes=parsed.minutes)
-    out = Path(parsed.out)
+    out = user_path(parsed.out)
     try:
         shared = absolute_data(convert(override(Config(), values)))
         entries = plan_entries(parsed.only, shared, settings, read_starts(places))
@@ -57,7 +58,6 @@ def compare_parser() -> ConfigParser:
     """A parser of the settings that all methods share, and of the comparison's own flags."""
     parser = ConfigParser(
         prog="python -m mmssl_jax.study --study methods",
-        allow_abbrev=False,
         description="Compares methods: for each a search in the space that it declares, then its "
         "best settings over seeds. A setting given here holds for all methods, and is not searched "
         "over.",

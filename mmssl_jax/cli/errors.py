@@ -3,19 +3,36 @@
 import sys
 from typing import NoReturn
 
+from jax.errors import JaxRuntimeError
+
 from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.messages import clipped
 from mmssl_jax.training.epochs import RunError
 
-USER_ERRORS = (ConfigError, DatasetError, RunError, CheckpointError)
+# What the system refuses, such as a full disk, is a user's to mend as well.
+USER_ERRORS = (
+    ConfigError, DatasetError, RunError, CheckpointError, OSError, MemoryError, JaxRuntimeError,
+)  # fmt: skip
 
 
 def leave(error: Exception) -> NoReturn:
     """Prints what a user can mend, and exits with status 2."""
-    print(clipped(f"error: {error}"), file=sys.stderr)
+    print(clipped(f"error: {_told(error)}"), file=sys.stderr)
     sys.exit(2)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return reason if error.filename is None else f"{error.filename}: {reason}"
+    is_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    if isinstance(error, MemoryError | JaxRuntimeError):
+        if not is_memory:
+            raise error
+        return f"not enough memory: make a width, a batch or a block smaller ({error})"
+    return str(error)
 
 
 def stopped() -> NoReturn:

@@ -5,21 +5,23 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.files import check_output_file, check_output_folder, user_text
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
-from mmssl_jax.recommend.contents import contents_of
+from mmssl_jax.recommend.contents import check_new_folder, contents_of
 from mmssl_jax.recommend.export import EMBEDDINGS, LISTS, check_suffix, export_lists
 from mmssl_jax.recommend.export import export_embeddings as write_embeddings
 from mmssl_jax.recommend.recommender import Filter, Recommender
 from mmssl_jax.records.log import metric_table
+from mmssl_jax.settings_parser import SettingsParser
 from mmssl_jax.training.problem import Problem, TrainState
 from mmssl_jax.training.restore import evaluate_run, restore_run, title_of
 
 # What else the flags may be called: train.py's spelling, and dashes.
 SPELLINGS = re.compile(r"^--(data\.path|data-path|cold-items|export-embeddings)(?==|$)")
+PLACES = ("run", "data_path", "export", "export_embeddings", "save")
 RESTORING = ("run", "checkpoint", "data_path", "devices")
 
 
@@ -44,6 +46,7 @@ def eval_command(arguments: list[str] | None = None) -> None:
     given = [SPELLINGS.sub(_spelled, text) for text in given]
     parser = eval_parser()
     options = parser.parse_args(given).as_dict()
+    options |= {name: user_text(options[name]) for name in PLACES}
     uses = Uses(*(options.pop(name) for name in Uses._fields))
     flags = {text.split("=")[0] for text in given}
     if "--k" in flags and not uses.export:
@@ -65,14 +68,13 @@ def eval_command(arguments: list[str] | None = None) -> None:
         leave(error)
 
 
-def eval_parser() -> ArgumentParser:
+def eval_parser() -> SettingsParser:
     """A parser of what `evaluate_run` takes, and of what else a run is used for."""
-    parser = ArgumentParser(
+    parser = SettingsParser(
         prog="eval.py",
         description="Evaluates a checkpoint of a run; or, with a flag that asks for it, exports "
         "its recommendations or embeddings, saves it for serving, or evaluates its cold items. "
         "--data.path, --cold-items and --export-embeddings are understood too.",
-        allow_abbrev=False,
     )
     parser.add_function_arguments(evaluate_run, as_group=False)
     parser.add_argument(
@@ -114,10 +116,14 @@ def _spelled(flag: re.Match[str]) -> str:
 
 
 def check_outputs(uses: Uses) -> None:
-    """Raises DatasetError for files that could not be written, before the run is restored."""
+    """Raises DatasetError or OSError for what could not be written, before the run is restored."""
     for file, suffixes in ((uses.export, LISTS), (uses.export_embeddings, EMBEDDINGS)):
         if file:
             check_suffix(Path(file), suffixes)
+            check_output_file(Path(file))
+    if uses.save:
+        check_new_folder(Path(uses.save))
+        check_output_folder(Path(uses.save))
 
 
 def use_run(problem: Problem, state: TrainState, uses: Uses) -> None:

@@ -1,17 +1,15 @@
 """`python -m mmssl_jax.report`: flags -> `write_report`."""
 
-from jsonargparse import ArgumentParser
-
 from mmssl_jax.cli.errors import USER_ERRORS, leave
 from mmssl_jax.report.page import write_report
+from mmssl_jax.settings_parser import SettingsParser
 
 
 def report_command(arguments: list[str] | None = None) -> None:
     """Parses the flags of `python -m mmssl_jax.report` and writes the page."""
-    parser = ArgumentParser(
+    parser = SettingsParser(
         prog="python -m mmssl_jax.report",
         description="Writes one HTML page about one or several runs.",
-        allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", help="directories of runs, finished or not")
     parser.add_function_arguments(write_report, as_group=False, skip={"runs"})

@@ -1,11 +1,11 @@
 """`python -m mmssl_jax.study`: flags -> settings -> `run_study`, or a comparison of methods."""
 
 import sys
-from pathlib import Path
 
 from mmssl_jax.cli import compare
 from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
 from mmssl_jax.cli.train import absolute_data
+from mmssl_jax.files import user_path
 from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import markdown_text
@@ -19,7 +19,7 @@ def study_command(arguments: list[str] | None = None) -> None:
         compare.compare_command(given)
         return
     parser = config_parser("python -m mmssl_jax.study", given)
-    texts = study_texts(parser.config_class().method) | {compare.STUDY: compare.TEXT}
+    texts = study_texts(parser.settings_class().method) | {compare.STUDY: compare.TEXT}
     parser.add_argument(
         "--study",
         choices=tuple(texts),
@@ -40,7 +40,7 @@ def study_command(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=str, default="", help="directory (default studies/<study>)")
     config, parsed = parse_config(parser, given)
-    out = Path(parsed.out or f"studies/{parsed.study}")
+    out = user_path(parsed.out or f"studies/{parsed.study}")
     try:
         rows = run_study(parsed.study, absolute_data(config), out, parsed.seeds, parsed.only)
     except USER_ERRORS as error:

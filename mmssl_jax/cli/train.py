@@ -1,14 +1,22 @@
 """`python train.py`: flags -> settings -> `fit`."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
 
 from mmssl_jax.cli.errors import USER_ERRORS, leave
 from mmssl_jax.config import AnyConfig, override
+from mmssl_jax.files import check_output_folder, user_path
 from mmssl_jax.methods import DEFAULT
-from mmssl_jax.run_config import ConfigParser, check_config_file, config_parser, parse_config
+from mmssl_jax.run_config import (
+    ConfigParser,
+    check_config_file,
+    config_files,
+    config_parser,
+    parse_config,
+)
 from mmssl_jax.training.loop import fit
 
 
@@ -30,14 +38,16 @@ def train_command(arguments: list[str] | None = None) -> None:
     if saved:
         refuse_another_method(parser, Path(saved[1]))
     config, parsed = parse_config(parser, [*saved, *given])
-    run = Path(parsed.run) if parsed.run else default_run(parsed.config or [], config.method)
+    run = user_path(parsed.run) if parsed.run else default_run(config_files(given), config.method)
     try:
+        check_output_folder(run)
         fit(absolute_data(config), run, resume=parsed.resume)
     except USER_ERRORS as error:
         leave(error)
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"\nrun: {run}\nevaluate again: python eval.py --run {run} --split test")
+    again = f"python eval.py --run {shlex.quote(str(run))} --split test"
+    print(f"\nrun: {run}\nevaluate again: {again}")
 
 
 def absolute_data(config: AnyConfig) -> AnyConfig:
@@ -45,7 +55,7 @@ def absolute_data(config: AnyConfig) -> AnyConfig:
     from any folder."""
     if not config.data.path:
         return config
-    return override(config, {"data.path": str(Path(config.data.path).absolute())})
+    return override(config, {"data.path": str(user_path(config.data.path).absolute())})
 
 
 def saved_config_of(arguments: list[str]) -> list[str]:
@@ -55,14 +65,14 @@ def saved_config_of(arguments: list[str]) -> list[str]:
     first.add_argument("--run", type=str, default="")
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(arguments)
-    saved = Path(known.run) / "config.yaml"
+    saved = user_path(known.run) / "config.yaml"
     return ["--config", str(saved)] if known.resume and known.run and saved.is_file() else []
 
 
 def refuse_another_method(parser: ConfigParser, saved: Path) -> None:
     """Leaves with a message where a run of one method is to be resumed as one of another."""
     own = check_config_file(parser, saved).get("method", DEFAULT)
-    asked = parser.config_class().method
+    asked = parser.settings_class().method
     if own != asked:
         parser.error(f"{saved.parent} is a run of {own}, which cannot go on as one of {asked}")
 

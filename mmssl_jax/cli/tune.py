@@ -1,5 +1,6 @@
 """`python -m mmssl_jax.tune`: flags -> settings -> a search, and the best of it over seeds."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
 from mmssl_jax.cli.train import absolute_data
+from mmssl_jax.files import user_path
 from mmssl_jax.run_config import config_parser, parse_config
 from mmssl_jax.tune.outcome import rerun_best, write_best
 from mmssl_jax.tune.search import SearchSettings, search
@@ -34,14 +36,15 @@ def tune_command(arguments: list[str] | None = None) -> None:
     config, parsed = parse_config(parser, given)
     if not parsed.space and not own_space(config):
         parser.error(f"--space FILE is missing: {config.method} declares no space of its own")
-    out = Path(parsed.out or f"tuning/{Path(parsed.space).stem or config.method}")
+    out = user_path(parsed.out or f"tuning/{Path(parsed.space).stem or config.method}")
     settings = SearchSettings(parsed.search_seed, parsed.warmup_trials, parsed.warmup_epochs)
     base = absolute_data(config)
     try:
         space = read_space(Path(parsed.space), base) if parsed.space else own_space(base)
         trials = search(base, space, out, parsed.trials, settings, print)
         best, best_config = write_best(base, trials, out)
-        print(f"best: {best.run}; train with it: python train.py --config {out / 'best.yaml'}")
+        file = shlex.quote(str(out / "best.yaml"))
+        print(f"best: {best.run}; train with it: python train.py --config {file}")
         if parsed.seeds:
             print(f"\n{rerun_best(best_config, best.run, out, parsed.seeds)}")
     except USER_ERRORS as error:

@@ -1,20 +1,25 @@
 """What a comparison's directory holds of each method: read from the files alone."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmssl_jax.config import Config
 from mmssl_jax.methods import METHODS
-from mmssl_jax.ranking.per_user import PerUser, read_per_user
+from mmssl_jax.ranking.per_user import METRICS, PerUser, read_per_user
 from mmssl_jax.records.log import read_records
+from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import read_config
+from mmssl_jax.study.run import RESULT, read_result
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.tune.search import SearchSettings
 
 UNTUNED = "untuned"  # in place of a trial's name
 TUNING, DIVERGED = "tuning.json", "diverged.json"
+TUNING_KEYS = {
+    "trials": int, "pruned": int, "minutes": int | float, "chosen": str | None,
+}  # fmt: skip
+AGAIN = "a note that a run diverged: remove it, and the run is tried again"
 
 
 class Budget(NamedTuple):
@@ -73,7 +78,10 @@ def read_outcome(out: Path, name: str, budget: Budget) -> Outcome:
     """What there is of one method."""
     search, tuning = search_folder(out, name), None
     if budget.trials and (search / TUNING).is_file():
-        tuning = json.loads((search / TUNING).read_text())
+        what = "the end of a search: remove it, and the search is ended again"
+        tuning = read_json(search / TUNING, what, RunError, TUNING_KEYS)
+        if tuning["chosen"] is not None and not isinstance(tuning.get("changes"), dict):
+            raise RunError(f"{search / TUNING}: has no changes; it is {what}")
     chosen = tuning["chosen"] if tuning else UNTUNED
     runs, diverged, config = {}, {}, None
     for seed, run in _folders(out, name, chosen, budget.seeds):
@@ -81,7 +89,7 @@ def read_outcome(out: Path, name: str, budget: Budget) -> Outcome:
             runs[seed] = read_run(run)
             config = config or read_config(run / "config.yaml")
         elif (run / DIVERGED).is_file():
-            diverged[seed] = json.loads((run / DIVERGED).read_text())["error"]
+            diverged[seed] = read_json(run / DIVERGED, AGAIN, RunError, {"error": str})["error"]
     begun = len(list(search.glob("trial-*"))) if budget.trials else 0
     return Outcome(name, METHODS[name].TITLE, tuning, begun, config, runs, diverged)
 
@@ -91,7 +99,10 @@ def read_run(run: Path) -> Finished:
     by_user = read_per_user(run)
     if by_user is None:
         raise RunError(f"{run} has a result, but no metrics by user: remove it to run it anew")
-    result = json.loads((run / "result.json").read_text())
+    result = read_result(run, [f"test/{metric}" for metric in METRICS])
+    for key, kind in (("baselines", dict), ("parameters", int)):
+        if not isinstance(result.get(key), kind):
+            raise RunError(f"{run / 'result.json'}: has no {key}; it is {RESULT}")
     return Finished(result, read_records(run / "metrics.jsonl"), by_user)
 
 

@@ -106,7 +106,7 @@ def progress_line(name: str, outcome: Outcome | None, budget: Budget) -> list[st
         minutes = outcome.tuning["minutes"]
         search = f"{done} trials, {pruned} of them pruned, {minutes:.1f} minutes"
         if outcome.tuning["chosen"] is None:
-            remarks.append(outcome.tuning["error"])
+            remarks.append(str(outcome.tuning.get("error", "no trial finished")))
     elif outcome.begun:
         search = f"{outcome.begun} of {budget.trials} trials so far"
     remarks += [f"seed {seed}: {message}" for seed, message in outcome.diverged.items()]

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from mmssl_jax.config import Config, ConfigError, flatten, override
+from mmssl_jax.files import user_path
+from mmssl_jax.messages import shown
 from mmssl_jax.methods import METHODS
 from mmssl_jax.run_config import nearest_name, read_config, validate
+from mmssl_jax.settings_yaml import Scalar, Section, read_yaml
 from mmssl_jax.tune.space import Space, own_space
 
 # They say what is measured and on which data, so no method's file has a say in them.
@@ -43,7 +44,7 @@ def plan_entries(
     if unknown:
         nearest = nearest_name(unknown[0], METHODS)
         raise ConfigError(
-            f"there is no method {unknown[0]!r}; the nearest is {nearest!r}; there are "
+            f"there is no method {shown(unknown[0])}; the nearest is {nearest!r}; there are "
             f"{', '.join(METHODS)}"
         )
     if K not in shared.eval.ks:
@@ -76,7 +77,7 @@ def read_starts(places: Sequence[str]) -> dict[str, Config]:
     of one folder that name the same method.
     """
     starts: dict[str, Config] = {}
-    for place in map(Path, places):
+    for place in map(user_path, places):
         if not place.is_dir():
             config = read_config(place)
             starts[config.method] = config
@@ -97,9 +98,8 @@ def read_starts(places: Sequence[str]) -> dict[str, Config]:
 
 def _method_of(file: Path) -> str | None:
     """The method that a YAML file names, if it does."""
-    try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not YAML: {error}") from error
-    method = content.get("method") if isinstance(content, dict) else None
-    return method if isinstance(method, str) else None
+    found = read_yaml(file, "--configs")
+    if not isinstance(found, Section) or "method" not in found.entries:
+        return None
+    method = found.entries["method"][1]
+    return method.text if isinstance(method, Scalar) and method.text else None

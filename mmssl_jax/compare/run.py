@@ -23,6 +23,7 @@ from mmssl_jax.config import Config, override
 from mmssl_jax.data.cold import hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset
+from mmssl_jax.files import check_output_folder
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import write_json, write_text
 from mmssl_jax.report.plots import require_matplotlib
@@ -47,6 +48,7 @@ def compare_methods(entries: Sequence[Entry], out: Path, budget: Budget, say: Sa
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
     """
     require_matplotlib()
+    check_output_folder(out)
     if budget.trials and any(entry.space for entry in entries):
         load_optuna()
     dataset = check_dataset(entries)

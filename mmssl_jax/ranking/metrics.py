@@ -62,7 +62,7 @@ def user_metrics(
         release_ndcg@k  the ideal has min(hits in the first max(ks), k) hits at its top, as in the
                         authors' code: too high when held-out items are missing from the list
     """
-    longest = max(ks)
+    longest = min(max(ks), relevance.shape[1])  # no catalogue, and so no held-out part, is longer
     discounts = 1 / np.log2(np.arange(2, longest + 2))
     ideal = jnp.asarray(np.concatenate([[0.0], np.cumsum(discounts)]), jnp.float32)
     discount_row = jnp.asarray(discounts, jnp.float32)[None, :]
@@ -79,9 +79,10 @@ def user_metrics(
         per_user[f"recall@{k}"] = hits / jnp.maximum(counts, 1)
         per_user[f"precision@{k}"] = hits / k
         per_user[f"hit_ratio@{k}"] = (hits > 0).astype(jnp.float32)
+        most = min(k, longest)
         # An ideal is 0, and then so is the DCG, or at least 1: the maximum only avoids 0 / 0.
-        per_user[f"ndcg@{k}"] = dcg / jnp.maximum(ideal[jnp.minimum(counts, k)], 1.0)
-        per_user[f"release_ndcg@{k}"] = dcg / jnp.maximum(ideal[jnp.minimum(found, k)], 1.0)
+        per_user[f"ndcg@{k}"] = dcg / jnp.maximum(ideal[jnp.minimum(counts, most)], 1.0)
+        per_user[f"release_ndcg@{k}"] = dcg / jnp.maximum(ideal[jnp.minimum(found, most)], 1.0)
     return per_user
 
 

@@ -1,12 +1,16 @@
 """Metrics of every user by themselves, which paired tests over users compare."""
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.messages import clipped
 from mmssl_jax.method import Scorer
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.ranking.evaluate import HeldOut, UserBlocks, user_blocks
@@ -20,6 +24,11 @@ PerUser = dict[str, np.ndarray]
 
 METRICS = ("recall@20", "ndcg@20")
 FILE = "per_user.npz"
+# What a file that was cut off or changed makes NumPy raise.
+DAMAGES = (
+    EOFError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError, SyntaxError,
+    TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 PAIRS, FOUND = "held_out", "found@20"  # with the metrics above
 
 
@@ -77,5 +86,12 @@ def read_per_user(run: Path) -> PerUser | None:
     """What `write_per_user` wrote, or None where a run has no such file."""
     if not (run / FILE).is_file():
         return None
-    with np.load(run / FILE) as file:
-        return dict(file)
+    try:
+        # Opened here, since NumPy leaves open what is no archive.
+        with (run / FILE).open("rb") as opened, np.load(opened) as file:
+            return dict(file)
+    except DAMAGES as error:
+        raise DatasetError(
+            f"{run / FILE}: damaged ({type(error).__name__}: {clipped(str(error))}); remove the "
+            "run's directory to run it anew"
+        ) from error

@@ -6,8 +6,10 @@ items are made from). It serves without the dataset, its graphs, or a forward pa
 """
 
 import json
+import math
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +21,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from mmssl_jax.compilation import compiler_options
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.files import check_output_folder
+from mmssl_jax.messages import clipped, shown
 from mmssl_jax.method import ItemWeights, Knowledge, Scorer, Vectors
 from mmssl_jax.methods import METHODS
 from mmssl_jax.parallel import in_float32, replicate
 from mmssl_jax.recommend.catalogue import NewItems
 from mmssl_jax.recommend.features import features_of, has_any
 from mmssl_jax.records.log import write_text
+from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
 
+HEADER_2 = np.lib.format.read_array_header_2_0
 VERSION = 2  # 2: weights between items may lack neighbours
 FILES = ("recommender.json", "config.yaml", "arrays.npz")
 # What a file that was cut off or changed makes JSON, NumPy and the settings' parser raise.
@@ -36,11 +42,16 @@ DAMAGES = (
     EOFError,
     KeyError,
     NotImplementedError,
+    MemoryError,
     OSError,
+    OverflowError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
+    zlib.error,
 )
+AGAIN = "a recommender's list of ids: save the recommender again"
+MOST = 2**32  # bytes of ids, which are all of the record that grows
 SCORERS: dict[str, Callable[..., Scorer]] = {"vectors": Vectors, "item_weights": ItemWeights}
 
 
@@ -93,13 +104,19 @@ def contents_of(problem: Problem, state: TrainState) -> Contents:
     )
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raises DatasetError where something is in a new folder's place."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DatasetError(f"{folder} is in use: name a new folder for the recommender")
+
+
 def write_contents(contents: Contents, folder: Path) -> None:
     """Writes a new folder, which appears only when it is whole.
 
-    Raises DatasetError where something is in its place.
+    Raises DatasetError where something is in its place, OSError where it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DatasetError(f"{folder} is in use: name a new folder for the recommender")
+    check_new_folder(folder)
+    check_output_folder(folder)
     kind = next(name for name, scorer in SCORERS.items() if type(contents.scorer) is scorer)
     knowledge = {} if contents.knowledge is None else contents.knowledge._asdict()
     arrays = {
@@ -141,12 +158,13 @@ def read_contents(folder: Path) -> Contents:
             "a run's directory is read by Recommender.from_run"
         )
     try:
-        record = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "recommender.json", AGAIN, DatasetError, {"version": int}, MOST)
         if record["version"] > VERSION:
             raise DatasetError(
                 f"{folder} was saved by a later version of this package (format "
-                f"{record['version']}, this one reads up to {VERSION}): install that version"
+                f"{shown(record['version'])}, this one reads up to {VERSION}): install that version"
             )
+        check_archive(folder / "arrays.npz")
         # Opened here, since NumPy leaves open what is no archive.
         with (
             (folder / "arrays.npz").open("rb") as opened,
@@ -175,8 +193,23 @@ def read_contents(folder: Path) -> Contents:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
-            f"{folder} is damaged ({type(error).__name__}: {error}): save the recommender again"
+            f"{folder} is damaged ({type(error).__name__}: {clipped(str(error))}): save the "
+            "recommender again"
         ) from error
+
+
+def check_archive(file: Path) -> None:
+    """Raises ValueError for an archive whose arrays would take more than it holds of them."""
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{shown(entry.filename)} is compressed, as no array of ours is")
+            with archive.open(entry) as opened:
+                major, _ = np.lib.format.read_magic(opened)
+                read = np.lib.format.read_array_header_1_0 if major == 1 else HEADER_2
+                shape, _, dtype = read(opened)
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{shown(entry.filename)} has less than its shape {shape} says")
 
 
 def _scorer_of(record: dict[str, Any], arrays: dict[str, Any]) -> Scorer:
@@ -199,5 +232,8 @@ def _scorer_of(record: dict[str, Any], arrays: dict[str, Any]) -> Scorer:
 
 
 def _ids(raw: list[int] | list[str]) -> np.ndarray:
-    """Whole numbers, or texts of any length."""
+    """Whole numbers, or texts of any length. Raises ValueError for anything else."""
+    kinds = {type(entry) for entry in raw}
+    if not isinstance(raw, list) or not (kinds <= {int} or kinds <= {str}):
+        raise ValueError(f"ids are {shown(raw)}, expected whole numbers or texts")
     return np.array(raw, np.int64 if raw and isinstance(raw[0], int) else object)

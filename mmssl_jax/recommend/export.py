@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.files import check_output_file, user_path
 from mmssl_jax.recommend.recommender import Filter, Recommender
 
 COLUMNS = ("user", "rank", "item", "score")
@@ -37,7 +38,10 @@ def export_lists(
     filter: what a user's list leaves out, as `Recommender` explains.
     Raises DatasetError for another kind of file, or for Parquet without polars.
     """
+    file = user_path(file)
     check_suffix(file, LISTS)
+    check_output_file(file)
+    k = min(k, len(recommender.item_ids))  # no list is longer
     ids = recommender.user_ids
     blocks = (_block(recommender, ids[i : i + users], k, filter) for i in range(0, len(ids), users))
     return _write_csv(file, blocks) if file.suffix == ".csv" else _write_parquet(file, blocks)
@@ -95,7 +99,9 @@ def export_embeddings(recommender: Recommender, file: Path) -> int:
     columns kind ("user" or "item"), id (text), vector. The score of a pair is the inner product.
     Raises DatasetError for another kind of file, or for Parquet without polars.
     """
+    file = user_path(file)
     check_suffix(file, EMBEDDINGS)
+    check_output_file(file)
     ids = {"user": recommender.user_ids, "item": recommender.item_ids}
     vectors = {
         "user": np.asarray(recommender.user_vectors),

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.graph.rows import BatchEdges, RowPairs
 from mmssl_jax.graph.topk import top_k_unseen, without_seen
+from mmssl_jax.messages import shown
 from mmssl_jax.method import ItemWeights
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.precision import Precision
@@ -20,6 +21,9 @@ from mmssl_jax.ranking.lists import weighted_scores
 # A left-out entry's score is about -_FAR, and no other is below -_FAR / 2. Minus infinity would
 # become NaN on accelerators that make a product of float32 numbers from several of fewer bits.
 _FAR = 1e30
+
+# Lists of more are padding that only costs, unless the catalogue is larger.
+LONGEST = 100_000
 
 Lists = tuple[Float[np.ndarray, "n K"], Int[np.ndarray, "n K"]]
 
@@ -157,6 +161,8 @@ def _in_blocks(
 ) -> Lists:
     if k < 1:
         raise DatasetError(f"k is {k}, expected a list length of 1 or more")
+    if k > max(n_entries, LONGEST):
+        raise DatasetError(f"k is {shown(k)}, but there are {n_entries:,} to choose from")
     length = min(k, n_entries)
     scores, entries = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
     for first in range(0, n, size):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from mmssl_jax.checkpoint import Which
 from mmssl_jax.data.dataset import Dataset, DatasetError
+from mmssl_jax.files import user_path, user_text
 from mmssl_jax.graph.rows import most_batch_edges
 from mmssl_jax.method import Knowledge, Vectors
 from mmssl_jax.methods import METHODS
@@ -107,7 +108,7 @@ class Recommender:
           block: queries ranked at once; a block takes 4 * block * items bytes.
         Raises RunError, DatasetError or CheckpointError for a run that cannot be restored.
         """
-        restored = restore_run(Path(run), checkpoint, data_path, devices, dataset)
+        restored = restore_run(user_path(run), checkpoint, user_text(data_path), devices, dataset)
         return cls(contents_of(*restored), block)
 
     def save(self, folder: str | Path) -> None:
@@ -115,12 +116,12 @@ class Recommender:
 
         Raises DatasetError where something is in its place.
         """
-        write_contents(self.contents, Path(folder))
+        write_contents(self.contents, user_path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, block: int = 256) -> "Recommender":
         """Reads what `save` wrote. Raises DatasetError for any other folder."""
-        return cls(read_contents(Path(folder)), block)
+        return cls(read_contents(user_path(folder)), block)
 
     @property
     def user_vectors(self) -> Float[Array, "U D"]:

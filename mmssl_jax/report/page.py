@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl_jax.config import flatten
+from mmssl_jax.files import check_output_file, user_path, user_text
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import write_text
 from mmssl_jax.report import html, panels
@@ -37,10 +38,11 @@ def write_report(runs: Sequence[str], out: str = "report.html", data_path: str =
     one), data that has changed, a missing Matplotlib.
     """
     require_matplotlib()
-    path = Path(out)
+    path = user_path(out)
     if path.is_dir():
         raise RunError(f"{path} is a directory: name the page's file with --out")
-    page = render(load_runs(runs, data_path))
+    check_output_file(path)
+    page = render(load_runs([user_path(run) for run in runs], user_text(data_path)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
     return path

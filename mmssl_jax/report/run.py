@@ -1,6 +1,5 @@
 """Reads a run's directory and analyses its best checkpoint."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
 from mmssl_jax.recommend.contents import contents_of
 from mmssl_jax.records.log import read_records
+from mmssl_jax.records.read import DATASET_KEYS, DATASET_RECORD, read_json
 from mmssl_jax.report.analysis import (
     Concentration,
     Groups,
@@ -122,7 +122,7 @@ def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Ru
     for name in ("config.yaml", "dataset.json"):
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing: {path} is not the directory of a run")
-    log, environment = path / "metrics.jsonl", path / "environment.json"
+    log = path / "metrics.jsonl"
     analysis, why_not = None, ""
     config = read_config(path / "config.yaml")
     method = METHODS[config.method]
@@ -134,14 +134,21 @@ def load_run(path: Path, label: str, data_path: str = "", number: int = 0) -> Ru
         number=number,
         label=label,
         config=config,
-        dataset=json.loads((path / "dataset.json").read_text()),
-        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+        dataset=read_json(path / "dataset.json", DATASET_RECORD, RunError, DATASET_KEYS),
+        environment=read_environment(path),
         records=read_records(log) if log.is_file() else [],
         finished=(path / "result.json").is_file(),
         curves=method.CURVES if isinstance(method, Inspectable) else (),
         analysis=analysis,
         why_not=why_not,
     )
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """What a run ran on; nothing where it has not written it."""
+    file = run / "environment.json"
+    what = "what the run ran on: remove it to see the page without"
+    return read_json(file, what, RunError) if file.exists() else {}
 
 
 def views_of(problem: Problem, state: TrainState) -> Views:

@@ -1,21 +1,24 @@
 """Running a study: every variant and seed in a directory of its own, continued where it stopped."""
 
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mmssl_jax.config import Config
-from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.config import Config, ConfigError
+from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset
+from mmssl_jax.files import check_output_folder
+from mmssl_jax.messages import shown
 from mmssl_jax.method import BASE, Variant
 from mmssl_jax.methods import METHODS
 from mmssl_jax.ranking.per_user import PerUser, read_per_user, write_per_user
 from mmssl_jax.records.log import write_json, write_text
+from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import MAY_MOVE, config_diff, dump_config, read_config, validate
-from mmssl_jax.study.table import csv_text, markdown_text, table_rows
+from mmssl_jax.study.table import COLUMNS, csv_text, markdown_text, table_rows
 from mmssl_jax.study.variants import configure, study_variants
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.loop import (
@@ -45,7 +48,9 @@ def run_study(
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
     """
     validate(base)
+    check_output_folder(out)
     dataset = load_dataset(base.data, METHODS[base.method].NEEDS_FEATURES)
+    check_columns(base, dataset)
     variants = study_variants(study, base, dataset.modalities)
     unknown = set(only) - {variant.name for variant in variants}
     if unknown:
@@ -63,11 +68,26 @@ def run_study(
             finish_evaluation(config, run_of(out, variant.state_of, seed), run)
         else:
             finish_run(config, run)
-        found = collect_results(out, variants, seeds), collect_by_user(out, variants, seeds)
-        rows = table_rows(variants, *found)
+        results = collect_results(out, variants, seeds, [f"test/{name}" for name in COLUMNS])
+        rows = table_rows(variants, results, collect_by_user(out, variants, seeds))
         write_text(out / "table.csv", csv_text(rows))
         write_text(out / "table.md", markdown_text(rows))
     return rows
+
+
+def check_columns(base: Config, dataset: Dataset) -> None:
+    """Raises ConfigError or DatasetError where runs would have no figures for the table."""
+    lengths = {int(name.partition("@")[2]) for name in COLUMNS}
+    if not lengths <= set(base.eval.ks):
+        raise ConfigError(
+            f"eval.ks is {shown(list(base.eval.ks))}, but the table of a study is of lists of "
+            f"{', '.join(map(str, sorted(lengths)))}: add what is missing"
+        )
+    if not len(dataset.test):
+        raise DatasetError(
+            f"{dataset.source} has no test interactions, which the table of a study is of: hold "
+            "some out, for instance one per user"
+        )
 
 
 def run_of(out: Path, variant: str, seed: int) -> Path:
@@ -118,7 +138,7 @@ def finish_evaluation(config: Config, trained: Path, run: Path) -> None:
     _, state = restore_run(trained, devices=config.parallel.devices)
     problem = load_problem(config)
     scorer = compile_embedding(problem)(state)
-    of_training = json.loads((trained / "result.json").read_text())
+    of_training = read_result(trained)
     result: dict[str, Any] = {
         "best_epoch": of_training["best_epoch"],
         "best_step": of_training["best_step"],
@@ -151,16 +171,36 @@ def check_same_settings(config: Config, run: Path) -> None:
         )
 
 
+RESULT = "the result of a run: remove it, and the run is ended again"
+RESULT_KEYS = {"best_epoch": int, "best_step": int, "validation": dict}
+
+
+def read_result(run: Path, figures: Sequence[str] = ()) -> dict[str, Any]:
+    """A run's result. Raises RunError for a damaged one.
+
+    figures: what must be in it, such as "test/recall@20".
+    """
+    path = run / "result.json"
+    result = read_json(path, RESULT, RunError, RESULT_KEYS)
+    for figure in figures:
+        split, _, metric = figure.partition("/")
+        metrics = result.get(split)
+        value = metrics.get(metric) if isinstance(metrics, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RunError(f"{path}: has no {split} {metric}, which a table needs; it is {RESULT}")
+    return result
+
+
 def collect_results(
-    out: Path, variants: list[Variant], seeds: tuple[int, ...]
+    out: Path, variants: list[Variant], seeds: tuple[int, ...], figures: Sequence[str] = ()
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """{variant: {seed: result}} of the runs that are done."""
+    """{variant: {seed: result}} of the runs that are done; figures: as in `read_result`."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for variant in variants:
         for seed in seeds:
-            path = run_of(out, variant.name, seed) / "result.json"
-            if path.is_file():
-                found.setdefault(variant.name, {})[seed] = json.loads(path.read_text())
+            run = run_of(out, variant.name, seed)
+            if (run / "result.json").is_file():
+                found.setdefault(variant.name, {})[seed] = read_result(run, figures)
     return found
 
 

@@ -1,6 +1,5 @@
 """A run from its start, or from where it stopped, to its result."""
 
-import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from mmssl_jax.ranking.per_user import PerUser, per_user_metrics, write_per_user
 from mmssl_jax.records.environment import environment
 from mmssl_jax.records.events import event_writer, require_tensorboard
 from mmssl_jax.records.log import append_record, metric_table, write_json, write_text
+from mmssl_jax.records.read import DATASET_RECORD, read_json
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
 from mmssl_jax.training.epochs import (
     Checkpoints,
@@ -184,7 +184,7 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
 
 def dataset_differences(saved: Path, now: dict[str, Any], where: str) -> list[str]:
     """One line per entry of a dataset's record that differs from the file, which is `where`."""
-    before = json.loads(saved.read_text())
+    before = read_json(saved, DATASET_RECORD, RunError)
     return [
         f"dataset {key}: {before.get(key)} {where}, {value} now"
         for key, value in now.items()

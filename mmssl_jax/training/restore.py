@@ -1,6 +1,5 @@
 """Evaluating a finished or running run from its directory alone."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import require_data
 from mmssl_jax.methods import METHODS
+from mmssl_jax.records.read import DATASET_KEYS, DATASET_RECORD, read_json
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.problem import (
@@ -49,7 +49,7 @@ def restore_run(
     if dataset is None:
         require_data(config.data, run)
     problem = load_problem(config, dataset)
-    saved = json.loads((run / "dataset.json").read_text())
+    saved = read_json(run / "dataset.json", DATASET_RECORD, RunError, DATASET_KEYS)
     if saved["fingerprint"] != problem.dataset.fingerprint():
         raise DatasetError(
             f"{problem.dataset.source} is not the data that {run} was trained on "

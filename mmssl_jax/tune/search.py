@@ -17,10 +17,13 @@ import numpy as np
 from mmssl_jax.config import Config, ConfigError, flatten, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.data.load import load_dataset
+from mmssl_jax.files import check_output_folder
+from mmssl_jax.messages import shown
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import read_records, write_json
+from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import validate
-from mmssl_jax.study.run import finish_run
+from mmssl_jax.study.run import finish_run, read_result
 from mmssl_jax.training.epochs import DivergedError, RunError
 from mmssl_jax.training.loop import dataset_record
 from mmssl_jax.tune.space import Choices, Space, contains
@@ -69,6 +72,7 @@ def search(
     Returns all trials. Raises ConfigError, DatasetError, RunError.
     """
     optuna = load_optuna()
+    check_output_folder(out)
     check_same_search(base, space, settings, out)
     study = open_study(optuna, out, settings)
     start = start_params(space, base)
@@ -132,8 +136,7 @@ def run_trial(optuna: Any, drawn: Any, config: Config, run: Path) -> float:
     for record in read_records(log) if log.is_file() else []:
         on_epoch(record["epoch"], {monitor: record[f"validation/{monitor}"]})
     finish_run(config, run, trial=on_epoch)
-    result = json.loads((run / "result.json").read_text())
-    return float(result["validation"][monitor])
+    return float(read_result(run, [f"validation/{monitor}"])["validation"][monitor])
 
 
 def load_optuna() -> Any:
@@ -188,10 +191,14 @@ def check_same_search(base: Config, space: Space, settings: SearchSettings, out:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
         return
-    saved = json.loads(path.read_text())
+    what = "what makes the trials of a search comparable: name a new --out"
+    saved = read_json(path, what, RunError)
     keys = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
     if keys:
-        lines = [f"{key}: {saved.get(key)} in the search, {now.get(key)} now" for key in keys]
+        lines = [
+            f"{shown(key)[1:-1]}: {shown(saved.get(key))} in the search, {shown(now.get(key))} now"
+            for key in keys
+        ]
         raise RunError(
             f"{out} holds a search of other settings or data\n  "
             + "\n  ".join(lines)

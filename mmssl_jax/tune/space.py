@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mmssl_jax.config import Config, ConfigError, flatten, override
+from mmssl_jax.files import user_path
+from mmssl_jax.messages import shown
 from mmssl_jax.method import Tuned
 from mmssl_jax.methods import METHODS
 from mmssl_jax.run_config import convert, nearest_name
+from mmssl_jax.settings_parser import settings_hints
+from mmssl_jax.settings_yaml import Node, Section, meant, plain, read_section
 
 # They say what is measured, on which data and where, so that trials would not be comparable.
 FIXED = (
@@ -25,6 +27,8 @@ FIXED = (
     "train.monitor", "train.seed", "train.epochs", "train.max_steps",
 )  # fmt: skip
 FIXED_STAGES = ("eval", "parallel")
+EXAMPLE = "such as\n'optim.lr: {low: 1e-5, high: 1e-3, log: true}'"
+MOST_STEPS = 10**9
 
 
 class Range(NamedTuple):
@@ -63,21 +67,29 @@ def read_space(path: Path, base: Config) -> Space:
       base: the settings that a trial changes.
     Raises ConfigError, with the file, the setting, and what is expected.
     """
-    if not path.is_file():
+    path = user_path(path)
+    if not path.exists():
         raise ConfigError(f"there is no space file {path}: give one with --space FILE")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(
-            f"{path} holds no settings: give a line for each, such as "
-            "'optim.lr: {low: 1e-5, high: 1e-3, log: true}'"
-        )
-    try:
-        return parse_space(content, base)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    section = read_section(path, "--space", f"expected a line for each setting, {EXAMPLE}")
+    if not section.entries:
+        raise ConfigError(f"{path} holds no settings: give a line for each, {EXAMPLE}")
+    hints, space = settings_hints(type(base)), {}
+    for key, (line, node) in section.entries.items():
+        try:
+            space[key] = _parse_entry(key, _as_meant(node, key, hints.get(key)), base)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: line {line}: {error}") from error
+    return space
+
+
+def _as_meant(node: Node, key: str, hint: Any) -> Any:
+    """An entry as plain Python; its choices are of the setting's type."""
+    if not isinstance(node, Section):
+        return plain(node)
+    return {
+        word: meant(entry, key, hint) if word == "choices" else plain(entry)
+        for word, (_, entry) in node.entries.items()
+    }
 
 
 def own_space(base: Config) -> Space:
@@ -99,12 +111,12 @@ def _parse_entry(key: str, entry: Any, base: Config) -> Range | Choices:
     if key not in known:
         inside = [name for name in known if name.startswith(f"{key}.")]
         nearest = inside[0] if inside else nearest_name(key, known)
-        raise ConfigError(f"there is no setting {key!r}; the nearest is {nearest!r}")
+        raise ConfigError(f"there is no setting {shown(key)}; the nearest is {nearest!r}")
     if key in FIXED or key.split(".")[0] in FIXED_STAGES:
         raise ConfigError(f"{key} cannot be searched over: it is the same for all trials")
     if not isinstance(entry, dict):
         raise ConfigError(
-            f"{key} is {entry!r}: expected {{low: .., high: ..}} or {{choices: [..]}}"
+            f"{key} is {shown(entry)}: expected {{low: .., high: ..}} or {{choices: [..]}}"
         )
     if "choices" in entry:
         return _parse_choices(key, entry, base)
@@ -114,10 +126,10 @@ def _parse_entry(key: str, entry: Any, base: Config) -> Range | Choices:
 def _parse_choices(key: str, entry: dict[str, Any], base: Config) -> Choices:
     _refuse_other_words(key, entry, ("choices",))
     if not isinstance(entry["choices"], list) or not entry["choices"]:
-        raise ConfigError(f"{key}: choices is {entry['choices']!r}, expected a list of values")
+        raise ConfigError(f"{key}: choices is {shown(entry['choices'])}, expected a list of values")
     values = tuple(flatten(_changed(base, key, value))[key] for value in entry["choices"])
     if len(set(values)) < len(values):
-        raise ConfigError(f"{key}: choices names a value twice: {entry['choices']}")
+        raise ConfigError(f"{key}: choices names a value twice: {shown(entry['choices'])}")
     return Choices(values)
 
 
@@ -132,9 +144,11 @@ def _parse_range(key: str, entry: dict[str, Any], base: Config) -> Range:
     low, high = (flatten(_changed(base, key, entry[word]))[key] for word in ("low", "high"))
     log, step, is_whole = entry.get("log", False), entry.get("step"), float not in kinds
     if low is None or high is None or not low < high:
-        raise ConfigError(f"{key}: low is {entry['low']} and high {entry['high']}: low < high")
+        raise ConfigError(
+            f"{key}: low is {shown(entry['low'])} and high {shown(entry['high'])}: low < high"
+        )
     if not isinstance(log, bool):
-        raise ConfigError(f"{key}: log is {log!r}, expected true or false")
+        raise ConfigError(f"{key}: log is {shown(log)}, expected true or false")
     if log and low <= 0:
         raise ConfigError(f"{key}: log needs low above 0, which is {low}")
     if step is not None:
@@ -149,28 +163,32 @@ def _parse_step(
         raise ConfigError(f"{key}: log and step exclude each other: leave one out")
     try:
         size = float(step)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         size = math.nan
     if not 0 < size < math.inf or (is_whole and size != int(size)):
         kind = "a whole number" if is_whole else "a number"
-        raise ConfigError(f"{key}: step is {step!r}, expected {kind} above 0")
+        raise ConfigError(f"{key}: step is {shown(step)}, expected {kind} above 0")
     steps = (high - low) / size
+    if steps > MOST_STEPS:
+        raise ConfigError(f"{key}: steps of {shown(step)} are more than {MOST_STEPS:,}")
     if not math.isclose(steps, round(steps), rel_tol=1e-9) or round(steps) < 1:
-        raise ConfigError(f"{key}: steps of {step} do not lead from low {low} to high {high}")
+        raise ConfigError(
+            f"{key}: steps of {shown(step)} do not lead from low {low} to high {high}"
+        )
     return int(size) if is_whole else size
 
 
 def _refuse_other_words(key: str, entry: dict[str, Any], words: tuple[str, ...]) -> None:
     for word in entry:
         if word not in words:
-            raise ConfigError(f"{key} has {word!r}; expected only {', '.join(words)}")
+            raise ConfigError(f"{key} has {shown(word)}; expected only {', '.join(words)}")
 
 
 def _changed(base: Config, key: str, value: Any) -> Config:
     try:
         return convert(override(base, {key: value}))
     except ConfigError as error:
-        raise ConfigError(f"{key} cannot be {value!r}: {error}") from error
+        raise ConfigError(f"{key} cannot be {shown(value)}: {error}") from error
 
 
 def _kinds(config_class: type[Config], key: str) -> set[type]:
