@@ -4,26 +4,23 @@ import dataclasses
 import sys
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
 from mmssl_jax.config import ConfigError, SamplingConfig
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.prepare.pipeline import prepare
 from mmssl_jax.prepare.settings import Settings
 from mmssl_jax.prepare.write import summary_table
+from mmssl_jax.settings_parser import SettingsParser
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-
-def prepare_parser() -> ArgumentParser:
+def prepare_parser() -> SettingsParser:
     """A parser of `--config FILE` and of every field of Settings as a dotted flag."""
-    parser = ArgumentParser(
+    parser = SettingsParser(
         prog="python -m mmssl_jax.prepare",
-        allow_abbrev=False,
         description="Turns a table of interactions, and the items' texts, images or features, "
         "into a dataset folder for train.py.",
     )
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
+    parser.settings_class = Settings
     parser.add_class_arguments(Settings, as_group=False)
     return parser
 
