@@ -3,11 +3,12 @@
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from mmssl_jax.files import cache_folder, user_path
 
 R = TypeVar("R")
 
@@ -24,7 +25,8 @@ def keep_compilations(setting: str) -> None:
 
     Args:
       setting: a folder; auto for `mmssl_jax` in the user's cache folder; off. Where JAX has been
-        told a folder already, or told to keep none, that stands.
+        told a folder already, or told to keep none, that stands. A user without a home folder
+        keeps none.
     """
     told = jax.config.values
     if (
@@ -33,9 +35,9 @@ def keep_compilations(setting: str) -> None:
         or not told["jax_enable_compilation_cache"]
     ):
         return
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "mmssl_jax" if setting == "auto" else Path(setting)
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    folder = cache_folder() if setting == "auto" else user_path(setting)
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
 def compiler_options(platform: str) -> dict[str, str | bool]:

@@ -423,7 +423,7 @@ def test_a_filled_folder_is_refused_before_any_work(raw, capsys):
         (["--split.validation=0"], "split.validation is 0, but train.py chooses"),
         (["--split.validation=0.0001"], "random leaves no validation interactions of 10"),
         (
-            ["--items_id_column=title"],
+            ["--items_id_column=price"],
             "none of the 4 items has this content (not in table 4, empty 0)",
         ),
         (["--text.encoder=tests.shop:broken", "--text.model=ints"], "returned int64 of shape"),
@@ -433,7 +433,7 @@ def test_a_filled_folder_is_refused_before_any_work(raw, capsys):
         (["--text.encoder=bert", "--text.model=m"], "expected sentence-transformers, or a fun"),
         (["--features=a=f.csv"], "f.csv: suffix '.csv', expected .npz, .npy or .parquet"),
         (["--features=a=f.npy"], "an .npy file needs a file of ids behind an @"),
-        (["--features=a=nowhere.npz"], "nowhere.npz: cannot be read"),
+        (["--features=a=nowhere.npz"], "nowhere.npz: no such file"),
         (["--image.folder=nowhere", "--image.encoder=tests.shop:file_sizes"], "no such folder"),
     ],
 )

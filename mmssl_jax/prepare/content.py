@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.messages import shown
 from mmssl_jax.prepare.cache import (
     Rows,
     content_hash,
-    default_cache,
     encoder_folder,
     load_rows,
     save_rows,
+    tell_unkept,
+    writable_cache,
 )
 from mmssl_jax.prepare.encoders import Encoder, Kind, find_encoder
-from mmssl_jax.prepare.images import image_paths, is_readable
+from mmssl_jax.prepare.images import file_hash, image_paths, is_readable
 from mmssl_jax.prepare.settings import ImageSettings, Settings, TextSettings, text_columns
 from mmssl_jax.prepare.tables import read_column
 
@@ -35,7 +37,8 @@ class Content(NamedTuple):
 
 def text_content(item_ids: Sequence[str], settings: Settings, id_column: str) -> Content:
     """The encoded texts of the items; an item without text lacks the modality."""
-    rows = read_column(settings.items, id_column, text_columns(settings.text))
+    known, folder = _cached("text", settings.text, settings)
+    rows = read_column(settings, id_column, text_columns(settings.text))
     texts = [
         "\n".join(part.strip() for part in rows.get(raw, ()) if part and part.strip())
         for raw in item_ids
@@ -44,7 +47,6 @@ def text_content(item_ids: Sequence[str], settings: Settings, id_column: str) ->
     empty = [raw for raw in item_ids if raw in rows and not any(map(_is_text, rows[raw]))]
     source = f"{settings.items}, {', '.join(text_columns(settings.text))}"
     reasons = {"not_in_table": [raw for raw in item_ids if raw not in rows], "empty": empty}
-    known, folder = _cached("text", settings.text, settings)
     wanted = {h: text for h, text in zip(hashes, texts, strict=True) if h}
     new = _encode_new("text", wanted, known, folder, settings.text)
     return collect(item_ids, hashes, {**known, **new}, source, reasons, len(new))
@@ -56,15 +58,17 @@ def _is_text(value: str | None) -> bool:
 
 def image_content(item_ids: Sequence[str], settings: Settings, id_column: str) -> Content:
     """The encoded images of the items; an item without a readable image lacks the modality."""
-    paths = image_paths(item_ids, settings, id_column)
     known, folder = _cached("image", settings.image, settings)
+    paths = image_paths(item_ids, settings, id_column)
     hashes: list[str | None] = []
     wanted: dict[str, str] = {}
     broken = []
     for raw, path in tqdm(
         list(zip(item_ids, paths, strict=True)), desc="reading images", unit="item", disable=None
     ):
-        content = content_hash(path.read_bytes()) if path else None
+        content = file_hash(path) if path else None
+        if path and content is None:
+            broken.append(raw)
         if path and content and content not in known and content not in wanted:
             if is_readable(path):
                 wanted[content] = str(path)
@@ -82,8 +86,10 @@ def image_content(item_ids: Sequence[str], settings: Settings, id_column: str) -
 
 def _cached(
     kind: Kind, chosen: TextSettings | ImageSettings, settings: Settings
-) -> tuple[Rows, Path]:
-    cache = Path(settings.cache) if settings.cache else default_cache()
+) -> tuple[Rows, Path | None]:
+    cache = writable_cache(settings.cache)
+    if cache is None:
+        return {}, None
     folder = encoder_folder(cache, kind, chosen.encoder, chosen.model)
     return load_rows(folder), folder
 
@@ -92,7 +98,7 @@ def _encode_new(
     kind: Kind,
     wanted: Mapping[str, str],
     known: Rows,
-    folder: Path,
+    folder: Path | None,
     chosen: TextSettings | ImageSettings,
 ) -> Rows:
     """Encodes what the cache lacks, eight batches at a time, each kept as soon as it is done."""
@@ -106,10 +112,22 @@ def _encode_new(
             inputs = [value for _, value in part]
             vectors = _checked(chosen.encoder, encode, inputs, chosen)
             rows = {h: row for (h, _), row in zip(part, vectors, strict=True)}
-            save_rows(folder, rows)
+            folder = _save(folder, rows)
             new |= rows
             bar.update(len(part))
     return new
+
+
+def _save(folder: Path | None, rows: Rows) -> Path | None:
+    """Keeps the rows; returns where the next ones are kept, nowhere after a failure."""
+    if folder is None:
+        return None
+    try:
+        save_rows(folder, rows)
+    except OSError as error:
+        tell_unkept(folder, error)
+        return None
+    return folder
 
 
 def _checked(
@@ -126,7 +144,7 @@ def _checked(
     if len(wrong):
         raise DatasetError(
             f"encoder {name} returned NaN or infinite values for {len(wrong)} inputs, the first "
-            f"is {inputs[wrong[0]][:80]!r}"
+            f"is {shown(inputs[wrong[0]])}"
         )
     return vectors
 
@@ -144,21 +162,40 @@ def collect(
     Raises DatasetError when no item has the modality, or rows differ in width.
     """
     present = np.array([key is not None and key in rows for key in keys], bool)
+    vectors = [rows[key] for key in keys if key is not None and key in rows]
+    widths = sorted({len(vector) for vector in vectors})
+    if len(widths) > 1:
+        raise DatasetError(
+            f"{source}: encoded rows of widths {shown(widths)}, expected one; name another --cache"
+        )
+    report = report_of(item_ids, present, max(widths, default=0), source, reasons)
+    features = np.zeros((len(item_ids), widths[0]), np.float32)
+    features[present] = np.stack(vectors)
+    if encoded is not None:
+        report["newly_encoded"] = encoded
+    return Content(features, present, report)
+
+
+def report_of(
+    item_ids: Sequence[str],
+    present: NDArray[np.bool_],
+    width: int,
+    source: str,
+    reasons: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    """What prepare.json says of a modality.
+
+    Raises DatasetError when no item has it.
+    """
     if not present.any():
         counts = ", ".join(f"{r.replace('_', ' ')} {len(found)}" for r, found in reasons.items())
         raise DatasetError(
             f"{source}: none of the {len(item_ids)} items has this content ({counts}); are the raw "
-            f"ids those of the interactions, like {item_ids[0]!r}?"
+            f"ids those of the interactions, like {shown(item_ids[0])}?"
         )
-    vectors = [rows[key] for key in keys if key is not None and key in rows]
-    widths = sorted({len(vector) for vector in vectors})
-    if len(widths) > 1:
-        raise DatasetError(f"{source}: rows of widths {widths}, expected one; empty the cache")
-    features = np.zeros((len(item_ids), widths[0]), np.float32)
-    features[present] = np.stack(vectors)
-    report: dict[str, Any] = {
+    return {
         "source": source,
-        "width": widths[0],
+        "width": width,
         "present": int(present.sum()),
         "missing": int((~present).sum()),
         "missing_rate": round(float((~present).mean()), 6),
@@ -168,6 +205,3 @@ def collect(
             if found
         },
     }
-    if encoded is not None:
-        report["newly_encoded"] = encoded
-    return Content(features, present, report)

@@ -14,6 +14,8 @@ import numpy as np
 
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.messages import shown
+from mmssl_jax.prepare.images import FORMATS
 
 Encoder = Callable[[Sequence[str], str, int], np.ndarray]
 Kind = Literal["text", "image"]
@@ -34,7 +36,7 @@ def _load_sentence_transformer(model: str) -> Any:
     try:
         return SentenceTransformer(model)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"text.model {model!r} cannot be loaded: {error}") from error
+        raise DatasetError(f"text.model {shown(model)} cannot be loaded: {error}") from error
 
 
 def timm(paths: Sequence[str], model: str, batch_size: int) -> np.ndarray:
@@ -51,7 +53,7 @@ def timm(paths: Sequence[str], model: str, batch_size: int) -> np.ndarray:
     for start in range(0, len(paths), batch_size):
         images = []
         for path in paths[start : start + batch_size]:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 images.append(preprocess(image.convert("RGB")))
         with torch.inference_mode():
             rows.append(network(torch.stack(images).to(device)).float().cpu().numpy())
@@ -71,7 +73,7 @@ def _load_timm(model: str) -> tuple[Any, Any]:
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0, **local)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise DatasetError(f"image.model {model!r} cannot be loaded: {error}") from error
+        raise DatasetError(f"image.model {shown(model)} cannot be loaded: {error}") from error
     options = timm.data.resolve_model_data_config(network)
     preprocess = timm.data.create_transform(**options, is_training=False)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu"), preprocess
@@ -99,15 +101,15 @@ def find_encoder(kind: Kind, name: str) -> Encoder:
     if not separator:
         if name not in ENCODERS[kind]:
             raise ConfigError(
-                f"{kind}.encoder is {name!r}, expected {', '.join(ENCODERS[kind])}, or a function "
-                "as package.module:function"
+                f"{kind}.encoder is {shown(name)}, expected {', '.join(ENCODERS[kind])}, or a "
+                "function as package.module:function"
             )
         return ENCODERS[kind][name]
     try:
         encoder = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{kind}.encoder {name!r} cannot be imported ({error}); expected "
+            f"{kind}.encoder {shown(name)} cannot be imported ({error}); expected "
             "package.module:function of a module on the Python path"
         ) from error
     return encoder

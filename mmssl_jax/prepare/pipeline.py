@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 
 from mmssl_jax.data.dataset import SPLITS, Dataset, DatasetError, unique_edges
+from mmssl_jax.messages import shown
 from mmssl_jax.prepare.content import Content, image_content, text_content
 from mmssl_jax.prepare.core import core_of
+from mmssl_jax.prepare.delimited import check_form
 from mmssl_jax.prepare.encoders import find_encoder
 from mmssl_jax.prepare.features import feature_content
+from mmssl_jax.prepare.log import Log, read_log
+from mmssl_jax.prepare.paths import with_home
 from mmssl_jax.prepare.settings import (
     Settings,
     check_settings,
@@ -17,9 +21,8 @@ from mmssl_jax.prepare.settings import (
     has_images,
     text_columns,
 )
-from mmssl_jax.prepare.splits import VALIDATION, split_interactions
-from mmssl_jax.prepare.tables import Log, read_log
-from mmssl_jax.prepare.write import refuse_filled, write_dataset
+from mmssl_jax.prepare.splits import TRAIN, VALIDATION, split_interactions
+from mmssl_jax.prepare.write import try_out, write_dataset
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
@@ -27,9 +30,11 @@ def prepare(settings: Settings) -> dict[str, Any]:
 
     Raises ConfigError or DatasetError, each with what to do about it.
     """
+    settings = with_home(settings)
     check_settings(settings)
+    check_form(settings.table)
     out = Path(settings.out)
-    refuse_filled(out)
+    try_out(out)
     if text_columns(settings.text):
         find_encoder("text", settings.text.encoder)  # before any work
     if has_images(settings.image):
@@ -39,6 +44,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     log = _core(log, settings)
     labels, given_back = split_interactions(log.users, log.times, settings.split)
     _require_validation(labels, settings)
+    _require_negatives(log, labels, settings)
     contents = _contents(log, settings)
     dataset = _dataset(log, labels, contents, out)
     dataset.check()
@@ -87,6 +93,20 @@ def _require_validation(labels: np.ndarray, settings: Settings) -> None:
         f"{settings.interactions}: split.method {method} leaves no validation interactions of "
         f"{len(labels)}, but train.py chooses the best epoch by them; {advice}"
     )
+
+
+def _require_negatives(log: Log, labels: np.ndarray, settings: Settings) -> None:
+    """Raises DatasetError, before anything is encoded, for a user who has every item in training:
+    nothing is left to tell them from."""
+    trained = np.bincount(log.users[labels == TRAIN], minlength=len(log.user_ids))
+    full = np.flatnonzero(trained >= len(log.item_ids))
+    if len(full):
+        names = ", ".join(shown(str(log.user_ids[user])) for user in full[:5])
+        raise DatasetError(
+            f"{settings.interactions}: {len(full)} users have all {len(log.item_ids)} items in "
+            f"training, the first are {names}; expected at least one item that a user has not; "
+            "remove these users, or keep more items with a lower core.items"
+        )
 
 
 def _contents(log: Log, settings: Settings) -> dict[str, Content]:

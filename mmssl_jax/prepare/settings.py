@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from mmssl_jax.config import ConfigError, Fraction
 
+Quotes = Literal["auto", "double", "none"]
 SplitMethod = Literal["random", "leave_one_out", "time_per_user", "global_time"]
 
 
@@ -74,6 +75,19 @@ class ImageSettings:
 
 
 @dataclass(frozen=True)
+class TableSettings:
+    """How .csv and .tsv tables are written; a Parquet table says it itself."""
+
+    separator: str = ""
+    """Character between two fields; default a comma for .csv, a tab (`\\t`) for .tsv."""
+    encoding: str = "utf-8"
+    """Encoding of the characters, such as latin-1, cp1252 or utf-16."""
+    quotes: Quotes = "auto"
+    """double: a field may stand between quotation marks, and two of them in it are one; none: they
+    are characters as others are; auto: double for .csv, none for .tsv."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of a preparation."""
 
@@ -81,6 +95,8 @@ class Settings:
     """Table of interactions, one a row: .csv, .tsv or .parquet, with a header."""
     out: str
     """Dataset folder to write; new or empty."""
+    columns: list[str] | str = ""
+    """Names of all columns of the interactions in their order, for a table without a header."""
     user_column: str = "user_id"
     """Column of raw user ids, texts or numbers."""
     item_column: str = "item_id"
@@ -97,12 +113,15 @@ class Settings:
     `%d/%m/%Y %H:%M:%S`. `%.f` is the fraction of a second with its point."""
     items: str = ""
     """Table of items, one a row: .csv, .tsv or .parquet, with a header."""
+    items_columns: list[str] | str = ""
+    """Names of all columns of the items table in their order, for one without a header."""
     items_id_column: str = ""
     """Column of raw item ids in the items table and in feature tables; default item_column."""
     features: list[str] | str = ""
     """Ready features: MODALITY=FILE, or a list of these. FILE is an .npz (arrays `ids`,
     `features`), a .parquet (the id column, and numeric columns or one column of lists), or
     X.npy@IDS with IDS a .json list or a text file of one raw id a line."""
+    table: TableSettings = field(default_factory=TableSettings)
     text: TextSettings = field(default_factory=TextSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     core: CoreSettings = field(default_factory=CoreSettings)
@@ -113,10 +132,11 @@ class Settings:
 
 def text_columns(text: TextSettings) -> list[str]:
     """The columns whose texts are joined; empty when there is no such modality."""
-    return _listed(text.column)
+    return listed(text.column)
 
 
-def _listed(value: list[str] | str) -> list[str]:
+def listed(value: list[str] | str) -> list[str]:
+    """One text or several as a list, without empty ones."""
     return [entry for entry in (value if isinstance(value, list) else [value]) if entry]
 
 
@@ -128,7 +148,7 @@ def has_images(image: ImageSettings) -> bool:
 def feature_files(settings: Settings) -> dict[str, str]:
     """{modality: file, with its ids file behind an @} of ready features."""
     found: dict[str, str] = {}
-    for entry in _listed(settings.features):
+    for entry in listed(settings.features):
         modality, separator, file = entry.partition("=")
         if not separator or not modality or not file:
             raise ConfigError(f"features has {entry!r}, expected MODALITY=FILE")
