@@ -3,12 +3,13 @@
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from mmssl_jax.files import cache_folder, user_path
+from mmssl_jax.files import user_path
 
 R = TypeVar("R")
 
@@ -35,9 +36,11 @@ def keep_compilations(setting: str) -> None:
         or not told["jax_enable_compilation_cache"]
     ):
         return
-    folder = cache_folder() if setting == "auto" else user_path(setting)
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    home = Path(os.environ.get("XDG_CACHE_HOME") or user_path("~/.cache"))
+    if setting == "auto" and not home.is_absolute():  # nobody's home
+        return
+    folder = home / "mmssl_jax" if setting == "auto" else user_path(setting)
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
 def compiler_options(platform: str) -> dict[str, str | bool]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.files import cache_folder
+from mmssl_jax.files import user_path
 from mmssl_jax.messages import clipped
 from mmssl_jax.prepare.npz import read_npz
 from mmssl_jax.prepare.paths import input_file, reason_of
@@ -25,7 +25,8 @@ def content_hash(content: bytes) -> str:
 
 def default_cache() -> Path | None:
     """`mmssl_jax` in the user's folder of caches; None for a user without a home folder."""
-    return cache_folder()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or user_path("~/.cache"))
+    return home / "mmssl_jax" if home.is_absolute() else None
 
 
 def writable_cache(named: str) -> Path | None:
