@@ -1,11 +1,14 @@
 """The command line: flags and YAML files -> Settings -> `prepare`."""
 
 import dataclasses
+import shlex
 import sys
 from typing import Any
 
 from mmssl_jax.config import ConfigError, SamplingConfig
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.files import user_path
+from mmssl_jax.messages import clipped
 from mmssl_jax.prepare.pipeline import prepare
 from mmssl_jax.prepare.settings import Settings
 from mmssl_jax.prepare.write import summary_table
@@ -34,16 +37,26 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         summary = prepare(settings)
     except (ConfigError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(clipped(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
+    except (OSError, MemoryError) as error:  # a disk that fails, or is too small; no memory
+        print(clipped(f"error: {str(error) or 'not enough memory'}"), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "stopped; what was encoded is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    out = str(user_path(settings.out))
     print(summary_table(summary))
-    print(f"\ndataset: {settings.out}\ntrain: {train_command(settings.out, summary)}")
+    print(f"\ndataset: {out}\ntrain: {train_command(out, summary)}")
 
 
 def train_command(out: str, summary: dict[str, Any]) -> str:
     """The command that trains on the folder; with a batch of some of its users if the default one
     would take more than there are."""
-    command, users = f"python train.py --data.path {out}", summary["kept"]["users"]
+    command, users = f"python train.py --data.path {shlex.quote(out)}", summary["kept"]["users"]
     if users >= SamplingConfig().batch_size:
         return command
     return f"{command} --sampling.batch_size {2 ** max(0, (users // 2).bit_length() - 1)}"

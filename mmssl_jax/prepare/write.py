@@ -15,6 +15,7 @@ from mmssl_jax.data.annexes import MASK_SUFFIX
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.hkuds import FILES
 from mmssl_jax.data.readers import SUFFIX
+from mmssl_jax.messages import shown
 from mmssl_jax.prepare.paths import reason_of
 from mmssl_jax.prepare.settings import Settings
 
@@ -143,7 +144,9 @@ def summary_table(summary: dict[str, Any]) -> str:
             ("  items that lack it", f"{report['missing']:,} ({report['missing_rate']:.2%})")
         )
         for reason, found in report["reasons"].items():
-            first = ", ".join(found["first"][:3]) + (", .." if found["items"] > 3 else "")
+            first = ", ".join(map(shown, found["first"][:3])) + (
+                ", .." if found["items"] > 3 else ""
+            )
             rows.append((f"    {reason.replace('_', ' ')}", f"{found['items']:,}: {first}"))
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
