@@ -31,6 +31,12 @@ def folder_of(setting, home, **variables):
     return done.stdout.strip()
 
 
+def test_a_user_without_a_home_folder_keeps_none(tmp_path, monkeypatch):
+    nobody = "import os.path; os.path.expanduser = lambda path: path\n"
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", nobody + PROGRAM)
+    assert folder_of("auto", tmp_path, XDG_CACHE_HOME="") == "None"
+
+
 @pytest.mark.parametrize("setting", ["auto", "here"])
 def test_programs_are_kept_in_the_folder(tmp_path, setting):
     expected = tmp_path / ("mmssl_jax" if setting == "auto" else "here")
