@@ -5,10 +5,15 @@ afterwards, so a record holds digests of the arrays and of itself, which every r
 checkpoint before goes only after the new one has been read back.
 """
 
+import gc
 import hashlib
 import json
 import logging
 import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -28,8 +33,9 @@ KEPT = {"best": 1, "last": 2}
 # TensorStore reads a name as a URL, in which these do not stand for themselves.
 UNSAFE = re.compile(r"[\[\]\\\x00-\x1f]")
 
-# Orbax tells every save at info level, and warns of settings that only matter on many hosts.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax tells every save at info level, warns of settings that only matter on many hosts, and prints
+# the traceback of an error that it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointError(RuntimeError):
@@ -149,10 +155,10 @@ def restore_tree(manager: Manager, like: Tree, step: int | None = None) -> Tree:
     record = _signed_record(manager, step)
     if "arrays" in record:  # not in earlier versions
         _require_same_arrays(record["arrays"], describe(like), where)
+    arguments = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract_tree(like)))
     try:
-        tree: Tree = manager.restore(
-            step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract_tree(like)))
-        )["tree"]
+        with _without_leftovers():
+            tree: Tree = manager.restore(step, args=arguments)["tree"]
     except Exception as error:
         what = "is damaged" if "arrays" in record else "is damaged, or of another model"
         raise DamagedError(f"{where} {what} ({_first_line(error)})") from error
@@ -168,6 +174,26 @@ def restore_tree(manager: Manager, like: Tree, step: int | None = None) -> Tree:
             f"({len(changed)} of {len(found)} arrays)"
         )
     return tree
+
+
+@contextmanager
+def _without_leftovers() -> Iterator[None]:
+    """When one of Orbax's reads fails, the others go on behind its back, and each that fails as
+    well would print a traceback of its own; here they fail in silence."""
+    hooks, log = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
+    level = log.level
+    sys.excepthook = lambda *_: None
+    sys.unraisablehook = lambda _: None
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except Exception:
+        time.sleep(1)  # until they have failed
+        gc.collect()
+        raise
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
+        log.setLevel(level)
 
 
 def _require_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str) -> None:

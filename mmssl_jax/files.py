@@ -25,15 +25,6 @@ def user_text(text: str) -> str:
     return str(user_path(text)) if text.startswith("~") else text
 
 
-def cache_folder() -> Path | None:
-    """`mmssl_jax` in the user's folder of caches; None for a user without a home folder."""
-    named = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(named) if named else Path.home() / ".cache") / "mmssl_jax"
-    except RuntimeError:
-        return None
-
-
 def read_regular(path: Path, most: int | None = None) -> bytes:
     """The bytes of a regular file, or of a link to one.
 

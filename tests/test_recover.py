@@ -78,7 +78,6 @@ def test_two_of_last_are_kept(run):
     assert len(steps_of(run, "best")) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_last_falls_back_to_the_one_before(made, run, capsys):
     older, newest = steps_of(run, "last")
     spoil(run, "last", newest)
@@ -89,7 +88,6 @@ def test_a_damaged_last_falls_back_to_the_one_before(made, run, capsys):
     assert found == made[1]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_to_every_last_falls_back_to_best(made, run, capsys):
     for step in steps_of(run, "last"):
         spoil(run, "last", step)
@@ -128,7 +126,6 @@ def test_a_lost_best_of_a_finished_run_is_told(run, capsys):
     assert result["best_epoch"] == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_whole_checkpoint_is_an_error_that_names_one(run):
     before = (run / "metrics.jsonl").read_text()
     for which in ("last", "best"):
@@ -197,7 +194,6 @@ def test_a_changed_config_is_refused_where_a_run_is_evaluated(run):
         restore_run(run, dataset=tiny_dataset())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_evaluation_reads_the_newest_whole_last_and_warns(run):
     older, newest = steps_of(run, "last")
     spoil(run, "last", newest)
@@ -207,7 +203,6 @@ def test_evaluation_reads_the_newest_whole_last_and_warns(run):
     assert steps_of(run, "last") == [older, newest]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_evaluation_of_a_damaged_best_is_refused(run):
     spoil(run, "best", steps_of(run, "best")[0])
     with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*best.*is damaged"):
