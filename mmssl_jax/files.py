@@ -89,4 +89,7 @@ def check_output_file(file: Path) -> None:
             raise NotRegularError(0, f"is a {kind_name(kind)}, and a file is written", str(file))
         if file.exists() and not os.access(file, os.W_OK):
             raise PermissionError(errno.EACCES, "is a file that may not be written", str(file))
-    check_output_folder(file.absolute().parent)
+    try:
+        check_output_folder(file.absolute().parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error

@@ -24,16 +24,15 @@ def shown(value: object) -> str:
 
 def clipped(text: str) -> str:
     """A message of at most LONGEST characters; control characters but the line's end as escapes."""
-    # Cut before as well, so that no megabytes are escaped; escapes are longer than what they show.
-    return _cut(
-        "".join(
-            char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in _cut(text)
-        )
-    )
+    # Twice: escapes are longer than what they stand for, and need not be made of all of it.
+    return _cut("".join(map(_escaped, _cut(text))))
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() or char == "\n" else ascii(char)[1:-1]
 
 
 def _cut(text: str) -> str:
-    """The beginning and the end of a text that is longer than LONGEST."""
     if len(text) <= LONGEST:
         return text
     middle = f" .. ({len(text) - LONGEST} characters left out) .. "

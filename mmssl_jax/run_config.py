@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,7 +60,7 @@ def _nearest(message: str, known: Sequence[str]) -> str:
     unknown = re.findall(r"--([\w.\-]+)", message) if "unrecognized arguments" in message else []
     for group, option in re.findall(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         unknown.append(f"{group}.{option}")
-    unknown += re.findall(r"[Kk]ey ['\"]([\w.]+)['\"] is not expected", message)
+    unknown += re.findall(r"[Kk]ey ['\"]([^'\"\n]+)['\"] is not expected", message)
     unknown += re.findall(r"(?:^|\s)[Oo]ption ['\"]([\w.]+)['\"] is not accepted", message)
     hints = [
         f"\nthere is no setting {key!r}; the nearest is {nearest_name(key, known)!r}"
@@ -147,10 +147,6 @@ def parse_config(parser: ConfigParser, arguments: Sequence[str]) -> tuple[Config
     if presets:
         parser.set_defaults(dict(presets[parser.parse_args(arguments).preset]))
     parsed = parser.parse_args(arguments)
-    known = flatten(parser.settings_class())
-    for stage in dict.fromkeys(key.split(".")[0] for key in known if "." in key):
-        if not isinstance(parsed[stage], Namespace):
-            parser.error(f"{stage} is {shown(parsed[stage])}, expected its settings by name")
     config = config_from(parser, parser.settings_class, parsed)
     flat = flatten(config)
     return override(config, {key: user_text(flat[key]) for key in PATHS}), parsed
@@ -196,6 +192,11 @@ def convert(config: AnyConfig) -> AnyConfig:
     parser = FileParser()
     parser.settings_class = type(config)
     parser.add_class_arguments(type(config), as_group=False)
+    known = flatten(type(config)())
+    for key, value in flatten(config).items():
+        # The parser would take a text in a stage's place, or a mapping, for a class to import.
+        if key not in known or _holds_mapping(value):
+            raise ConfigError(f"{key} is {shown(value)}, expected {_kind_of(key, known)}")
     check_numbers(flatten(config))
     try:
         values = _nested(config)
@@ -204,6 +205,16 @@ def convert(config: AnyConfig) -> AnyConfig:
     converted = config_from(parser, type(config), parser.parse_object(values, env=False))
     check_numbers(flatten(converted))
     return converted
+
+
+def _kind_of(key: str, known: Mapping[str, Any]) -> str:
+    is_stage = any(each.startswith(f"{key}.") for each in known)
+    return "the settings of a stage" if is_stage else "a value"
+
+
+def _holds_mapping(value: Any) -> bool:
+    inside = value if isinstance(value, list | tuple) else ()
+    return isinstance(value, Mapping) or any(_holds_mapping(entry) for entry in inside)
 
 
 def _nested(config: Config) -> dict[str, Any]:

@@ -20,8 +20,13 @@ from mmssl_jax.config import ConfigError
 from mmssl_jax.messages import clipped, shown
 from mmssl_jax.settings_yaml import flat_settings, meant, parse_yaml, plain, read_section
 
-# Sizes are counted in 32 bits on the devices; seeds are not sizes.
-LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1
+# Sizes are counted in 32 bits on the devices, and so are seeds, without a sign.
+LARGEST, LARGEST_SEED = 2**31 - 1, 2**32 - 1
+# Of settings by the end of their names, what would fit no device, or never be compiled.
+MOST = {
+    "seed": LARGEST_SEED, "seeds": LARGEST_SEED, "dim": 2**16, "hidden": 2**20, "layers": 1000,
+    "hops": 1000, "batch_size": 2**24,
+}  # fmt: skip
 
 
 def _load(text: str) -> Any:
@@ -123,13 +128,21 @@ class SettingsParser(ArgumentParser):
             flat = flat_settings(section, hints)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
+        own = {flag[2:] for flag in self._option_string_actions} - {
+            "config",
+            "help",
+            "print_config",
+        }
+        for key, (line, _) in flat.items():
+            if key not in hints and key not in own:
+                raise ConfigError(f"{file}, line {line}: key {key!r} is not expected")
         self.places |= {key: f"{file}, line {line}" for key, (line, _) in flat.items()}
         return json.dumps(nested({key: value for key, (_, value) in flat.items()}))
 
 
 def _text_of(value: str, key: str, hint: Any) -> str:
     """A flag's list with texts where its type wants them; other values stand for themselves."""
-    if not value.startswith("["):
+    if hint is str or not value.startswith("["):
         return value
     try:
         node = parse_yaml(value)
@@ -164,12 +177,14 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def check_numbers(flat: Mapping[str, Any]) -> None:
     """Raises ConfigError, with the key, for a number that is infinite, NaN or too large."""
     for key, value in flat.items():
-        most = LARGEST_SEED if key.rpartition(".")[2].endswith(("seed", "seeds")) else LARGEST
+        name = key.rpartition(".")[2]
+        most = next((MOST[end] for end in MOST if name.endswith(end)), None)
         for entry in _numbers(value):
             if isinstance(entry, float) and not math.isfinite(entry):
                 raise ConfigError(f"{key} is {float(entry)}: expected a finite number")
-            if isinstance(entry, int) and abs(entry) > most:
-                raise ConfigError(f"{key} is {shown(entry)}: expected at most {most:,}")
+            bound = most or (LARGEST if isinstance(entry, int) else math.inf)
+            if abs(entry) > bound:
+                raise ConfigError(f"{key} is {shown(entry)}: expected at most {bound:,}")
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

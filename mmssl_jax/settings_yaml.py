@@ -152,6 +152,9 @@ def _checked(events: Iterator[Any]) -> Iterator[Any]:
 def _node(event: Any, events: Iterator[Any]) -> Node:
     line = event.start_mark.line + 1
     if isinstance(event, yaml.ScalarEvent):
+        wrong = next((char for char in event.value if _cannot_be_written(char)), None)
+        if wrong is not None:
+            raise ConfigError(f"line {line}: character {wrong!a} in a text")
         return Scalar(event.value, event.style is None, line)
     if isinstance(event, yaml.SequenceStartEvent):
         entries: list[Node] = []
@@ -169,6 +172,11 @@ def _node(event: Any, events: Iterator[Any]) -> Node:
             )
         found[name] = at, _node(next(events), events)
     return Section(found, line)
+
+
+def _cannot_be_written(char: str) -> bool:
+    """Whether no path and no file of UTF-8 holds a character: NUL, or half of a pair."""
+    return char == "\0" or "\ud800" <= char <= "\udfff"
 
 
 def _name(event: Any) -> str:
@@ -239,10 +247,7 @@ def meant(node: Node, key: str, hint: Any) -> Any:
     takes_number = bool(kinds & {int, float})
     if not node.is_plain or node.text in words or (str in kinds and node.text.lower() not in _NULL):
         return node.text
-    try:
-        value = resolved(node)
-    except ConfigError as error:
-        raise ConfigError(f"{error} ({key})") from error
+    value = resolved(node)
     if value is None and type(None) not in kinds:
         raise ConfigError(
             f"line {node.line}: {key} has no value: leave the line out"
@@ -305,11 +310,21 @@ def _settings_of(
         key = prefix + name
         if isinstance(node, Section) and (node.entries or key in stages):
             yield from _settings_of(node, hints, stages, f"{key}.")
-        elif key in stages:
-            if not _is_empty(node):
-                yield key, line, plain(node)
-        else:
-            yield key, line, meant(node, key, hints.get(key))
+        elif key not in stages:
+            yield key, line, _with_key(node, key, hints.get(key))
+        elif not _is_empty(node):
+            value = _with_key(node, key, None)
+            raise ConfigError(
+                f"line {line}: {key} is {shown(value)}, expected its settings by name"
+            )
+
+
+def _with_key(node: Node, key: str, hint: Any) -> Any:
+    try:
+        return meant(node, key, hint)
+    except ConfigError as error:
+        told = str(error)
+        raise error if key in told else ConfigError(f"{told} ({key})") from error
 
 
 def _is_empty(node: Node) -> bool:

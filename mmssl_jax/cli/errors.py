@@ -27,7 +27,8 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return reason if error.filename is None else f"{error.filename}: {reason}"
-    is_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    words = "RESOURCE_EXHAUSTED", "Out of memory"
+    is_memory = isinstance(error, MemoryError) or any(word in str(error) for word in words)
     if isinstance(error, MemoryError | JaxRuntimeError):
         if not is_memory:
             raise error

@@ -52,18 +52,18 @@ def read_json(
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); it is {what}") from cause
     except UnicodeDecodeError as cause:
-        raise error(f"{path}: damaged (not UTF-8); it is {what}") from cause
+        raise error(f"{path} is damaged (not UTF-8): it is {what}") from cause
     except RecursionError as cause:
-        raise error(f"{path}: damaged (too many levels); it is {what}") from cause
+        raise error(f"{path} is damaged (too many levels): it is {what}") from cause
     except ValueError as cause:
-        raise error(f"{path}: damaged (not JSON: {cause}); it is {what}") from cause
+        raise error(f"{path} is damaged (not JSON: {cause}): it is {what}") from cause
     if not isinstance(found, dict):
-        raise error(f"{path}: damaged (holds {shown(found)}, expected an object); it is {what}")
+        raise error(f"{path} is damaged (holds {shown(found)}, expected an object): it is {what}")
     for key, kind in (keys or {}).items():
         if key not in found:
-            raise error(f"{path}: damaged (has no {key!r}); it is {what}")
+            raise error(f"{path} is damaged (has no {key!r}): it is {what}")
         if not isinstance(found[key], kind):
-            raise error(f"{path}: damaged ({key!r} is {shown(found[key])}); it is {what}")
+            raise error(f"{path} is damaged ({key!r} is {shown(found[key])}): it is {what}")
     return found
 
 

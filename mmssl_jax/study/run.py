@@ -138,7 +138,8 @@ def finish_evaluation(config: Config, trained: Path, run: Path) -> None:
     _, state = restore_run(trained, devices=config.parallel.devices)
     problem = load_problem(config)
     scorer = compile_embedding(problem)(state)
-    of_training = read_result(trained)
+    keys = RESULT_KEYS | {"best_step": int}
+    of_training = read_json(trained / "result.json", RESULT, RunError, keys)
     result: dict[str, Any] = {
         "best_epoch": of_training["best_epoch"],
         "best_step": of_training["best_step"],
@@ -172,7 +173,7 @@ def check_same_settings(config: Config, run: Path) -> None:
 
 
 RESULT = "the result of a run: remove it, and the run is ended again"
-RESULT_KEYS = {"best_epoch": int, "best_step": int, "validation": dict}
+RESULT_KEYS = {"best_epoch": int, "validation": dict}
 
 
 def read_result(run: Path, figures: Sequence[str] = ()) -> dict[str, Any]:
