@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from jsonargparse.typing import PositiveInt
 
-from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.cli.errors import reported
 from mmssl_jax.config import Config, DataConfig
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.facts import Facts, facts_of
@@ -47,13 +47,11 @@ def check_command(arguments: list[str] | None = None) -> None:
     if parsed.folder and settings["path"]:
         parser.error(f"two folders: {parsed.folder}, and --data.path {settings['path']}")
     settings["path"] = user_text(parsed.folder or settings["path"])
-    try:
+    with reported():
         config = convert(Config(data=DataConfig(**settings)))
         config.check()
         data = config.data
         dataset = with_controls(load_dataset(data), data)
-    except USER_ERRORS as error:
-        leave(error)
     print(dataset.summary())
     edges = light_interactions(dataset, parsed.most_items)
     print(f"{f'interactions of users with at most {parsed.most_items}':<35}  {len(edges):,}\n")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from tqdm import tqdm
 
-from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
+from mmssl_jax.cli.errors import GOES_ON, reported
 from mmssl_jax.cli.train import absolute_data
 from mmssl_jax.compare.outcome import Budget
 from mmssl_jax.compare.plan import plan_entries, read_starts
@@ -41,15 +41,11 @@ def compare_command(given: list[str]) -> None:
     places = (parsed.configs,) if isinstance(parsed.configs, str) else parsed.configs
     search = SearchSettings(parsed.search_seed, minutes=parsed.minutes)
     out = user_path(parsed.out)
-    try:
+    with reported(GOES_ON):
         shared = absolute_data(convert(override(Config(), values)))
         entries = plan_entries(parsed.only, shared, settings, read_starts(places))
         budget = Budget(parsed.trials, parsed.seeds, search)
         rows = compare_methods(entries, out, budget, tqdm.write)
-    except USER_ERRORS as error:
-        leave(error)
-    except KeyboardInterrupt:
-        stopped()
     print(f"\n{markdown_text(rows) if rows else 'no run has finished'}")
     print(f"runs and tables: {out}; the page: {out / 'index.html'}")
 

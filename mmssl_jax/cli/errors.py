@@ -1,11 +1,14 @@
 """What a user can mend is shown as a message, without a traceback."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from jax.errors import JaxRuntimeError
 
 from mmssl_jax.checkpoint import CheckpointError
+from mmssl_jax.cli.stops import stoppable
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.messages import clipped
@@ -15,6 +18,8 @@ from mmssl_jax.training.epochs import RunError
 USER_ERRORS = (
     ConfigError, DatasetError, RunError, CheckpointError, OSError, MemoryError, JaxRuntimeError,
 )  # fmt: skip
+
+GOES_ON = "stopped; the same command goes on where it was"
 
 
 def leave(error: Exception) -> NoReturn:
@@ -36,7 +41,12 @@ def _told(error: Exception) -> str:
     return str(error)
 
 
-def stopped() -> NoReturn:
-    """Tells that a command was stopped which goes on when it is given again."""
-    print("stopped; the same command goes on where it was", file=sys.stderr)
-    sys.exit(130)
+@contextmanager
+def reported(when_stopped: str = "stopped") -> Iterator[None]:
+    """Runs a command's work: what a user can mend ends it with a message and status 2, Ctrl-C and
+    SIGTERM as `stoppable` says."""
+    with stoppable(when_stopped):
+        try:
+            yield
+        except USER_ERRORS as error:
+            leave(error)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
-from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.cli.errors import reported
 from mmssl_jax.files import check_output_file, check_output_folder, user_text
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
 from mmssl_jax.recommend.contents import check_new_folder, contents_of
@@ -57,15 +57,13 @@ def eval_command(arguments: list[str] | None = None) -> None:
         )
     if "--split" in flags and uses.any():
         parser.error("--split is for evaluating: exports and cold items have none")
-    try:
+    with reported():
         if uses.any():
             check_outputs(uses)
             use_run(*restore_run(Path(options["run"]), *(options[n] for n in RESTORING[1:])), uses)
         else:
             print(f"{options['split']} split, {options['checkpoint']} checkpoint")
             print(metric_table({title_of(options["run"]): evaluate_run(**options)}))
-    except USER_ERRORS as error:
-        leave(error)
 
 
 def eval_parser() -> SettingsParser:

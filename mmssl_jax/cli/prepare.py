@@ -5,6 +5,7 @@ import shlex
 import sys
 from typing import Any
 
+from mmssl_jax.cli.stops import stoppable
 from mmssl_jax.config import ConfigError, SamplingConfig
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.files import user_path
@@ -13,6 +14,8 @@ from mmssl_jax.prepare.pipeline import prepare
 from mmssl_jax.prepare.settings import Settings
 from mmssl_jax.prepare.write import summary_table
 from mmssl_jax.settings_parser import SettingsParser
+
+STOPPED = "stopped; what was encoded is kept, and the same command goes on from there"
 
 
 def prepare_parser() -> SettingsParser:
@@ -35,19 +38,14 @@ def main(arguments: list[str] | None = None) -> None:
     names = [entry.name for entry in dataclasses.fields(Settings)]
     settings = Settings(**{name: parsed[name] for name in names})
     try:
-        summary = prepare(settings)
+        with stoppable(STOPPED):
+            summary = prepare(settings)
     except (ConfigError, DatasetError) as error:
         print(clipped(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except (OSError, MemoryError) as error:  # a disk that fails, or is too small; no memory
         print(clipped(f"error: {str(error) or 'not enough memory'}"), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "stopped; what was encoded is kept, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(130)
     out = str(user_path(settings.out))
     print(summary_table(summary))
     print(f"\ndataset: {out}\ntrain: {train_command(out, summary)}")

@@ -1,6 +1,6 @@
 """`python -m mmssl_jax.report`: flags -> `write_report`."""
 
-from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.cli.errors import reported
 from mmssl_jax.report.page import write_report
 from mmssl_jax.settings_parser import SettingsParser
 
@@ -14,8 +14,6 @@ def report_command(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", help="directories of runs, finished or not")
     parser.add_function_arguments(write_report, as_group=False, skip={"runs"})
     parsed = parser.parse_args(arguments)
-    try:
+    with reported():
         page = write_report(**parsed.as_dict())
-    except USER_ERRORS as error:
-        leave(error)
     print(f"report: {page}")

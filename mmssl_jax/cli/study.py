@@ -3,7 +3,7 @@
 import sys
 
 from mmssl_jax.cli import compare
-from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
+from mmssl_jax.cli.errors import GOES_ON, reported
 from mmssl_jax.cli.train import absolute_data
 from mmssl_jax.files import user_path
 from mmssl_jax.run_config import config_parser, parse_config
@@ -41,10 +41,6 @@ def study_command(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=str, default="", help="directory (default studies/<study>)")
     config, parsed = parse_config(parser, given)
     out = user_path(parsed.out or f"studies/{parsed.study}")
-    try:
+    with reported(GOES_ON):
         rows = run_study(parsed.study, absolute_data(config), out, parsed.seeds, parsed.only)
-    except USER_ERRORS as error:
-        leave(error)
-    except KeyboardInterrupt:
-        stopped()
     print(f"{markdown_text(rows)}\nruns and tables: {out}")

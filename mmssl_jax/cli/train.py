@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmssl_jax.cli.errors import USER_ERRORS, leave
+from mmssl_jax.cli.errors import reported
 from mmssl_jax.config import AnyConfig, override
 from mmssl_jax.files import check_output_folder, user_path
 from mmssl_jax.methods import DEFAULT
@@ -39,13 +39,9 @@ def train_command(arguments: list[str] | None = None) -> None:
         refuse_another_method(parser, Path(saved[1]))
     config, parsed = parse_config(parser, [*saved, *given])
     run = user_path(parsed.run) if parsed.run else default_run(config_files(given), config.method)
-    try:
+    with reported(""):
         check_output_folder(run)
         fit(absolute_data(config), run, resume=parsed.resume)
-    except USER_ERRORS as error:
-        leave(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
     again = f"python eval.py --run {shlex.quote(str(run))} --split test"
     print(f"\nrun: {run}\nevaluate again: {again}")
 

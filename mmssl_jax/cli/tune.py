@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from mmssl_jax.cli.errors import USER_ERRORS, leave, stopped
+from mmssl_jax.cli.errors import GOES_ON, reported
 from mmssl_jax.cli.train import absolute_data
 from mmssl_jax.files import user_path
 from mmssl_jax.run_config import config_parser, parse_config
@@ -39,7 +39,7 @@ def tune_command(arguments: list[str] | None = None) -> None:
     out = user_path(parsed.out or f"tuning/{Path(parsed.space).stem or config.method}")
     settings = SearchSettings(parsed.search_seed, parsed.warmup_trials, parsed.warmup_epochs)
     base = absolute_data(config)
-    try:
+    with reported(GOES_ON):
         space = read_space(Path(parsed.space), base) if parsed.space else own_space(base)
         trials = search(base, space, out, parsed.trials, settings, print)
         best, best_config = write_best(base, trials, out)
@@ -47,7 +47,3 @@ def tune_command(arguments: list[str] | None = None) -> None:
         print(f"best: {best.run}; train with it: python train.py --config {file}")
         if parsed.seeds:
             print(f"\n{rerun_best(best_config, best.run, out, parsed.seeds)}")
-    except USER_ERRORS as error:
-        leave(error)
-    except KeyboardInterrupt:
-        stopped()
