@@ -19,10 +19,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import SingleDeviceSharding
 
 from mmssl_jax.digest import describe, digest_texts, host_digest_words
 from mmssl_jax.messages import shown
+from mmssl_jax.parallel import on_host
 
 Which = Literal["best", "last"]
 Tree = TypeVar("Tree")  # a pytree of arrays
@@ -211,20 +211,6 @@ def abstract_tree(tree: Tree) -> Tree:
     """Shapes, types and devices of a tree of arrays, which outlive the arrays."""
     abstract: Tree = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
-    )
-    return abstract
-
-
-def on_host(tree: Tree) -> Tree:
-    """The same, abstract, on the host's processor: read back there, a tree takes no accelerator's
-    memory and waits for none of its work."""
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to use another platform alone
-        device = jax.local_devices()[0]
-    place = SingleDeviceSharding(device)
-    abstract: Tree = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree
     )
     return abstract
 

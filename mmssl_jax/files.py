@@ -4,6 +4,8 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,3 +95,37 @@ def check_output_file(file: Path) -> None:
         check_output_folder(file.absolute().parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of the one at `path` when all is written; after a
+    power cut, too, the old or the new one is there."""
+    unfinished = path.with_name(path.name + ".part")
+    with naming(path):
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Says which file it was where the system only says why it could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # else it has no place for a name
+            error.filename = error.filename or str(path)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a folder's entries on the disk, without which a rename may be lost."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

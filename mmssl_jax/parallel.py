@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mmssl_jax.compilation import compile_ahead, compiler_options
 from mmssl_jax.config import ConfigError
@@ -107,6 +107,28 @@ def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Puts a full copy of every array on each device."""
     placed: Tree = jax.device_put(tree, on_all(devices))
     return placed
+
+
+def place_like(tree: Tree, like: Tree) -> Tree:
+    """Puts numbers where the arrays of a tree of the same structure lie, in their types."""
+    placed: Tree = jax.tree.map(
+        lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding), tree, like
+    )
+    return placed
+
+
+def on_host(tree: Tree) -> Tree:
+    """Shapes and types of a tree of arrays, abstract, on the host's processor: read there, it takes
+    no accelerator's memory and waits for none of its work."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to use another platform alone
+        device = jax.local_devices()[0]
+    place = SingleDeviceSharding(device)
+    abstract: Tree = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree
+    )
+    return abstract
 
 
 def share_out(tree: Tree, devices: Sequence[jax.Device]) -> Tree:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, with which clusters and containers end a process: both end a command alike."""
+"""Ctrl-C and SIGTERM, with which clusters and containers end a process, end a command alike."""
 
 import signal
 import sys

@@ -1,6 +1,5 @@
 """Metrics of every user by themselves, which paired tests over users compare."""
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.files import replacing
 from mmssl_jax.messages import clipped
 from mmssl_jax.method import Scorer
 from mmssl_jax.parallel import in_float32
@@ -76,10 +76,8 @@ def per_user_metrics(
 
 def write_per_user(run: Path, found: PerUser) -> None:
     """Writes a run's metrics by user into its directory, whole or not at all."""
-    unfinished = run / f"{FILE}.part"
-    with unfinished.open("wb") as file:
+    with replacing(run / FILE) as file:
         np.savez_compressed(file, **found)  # type: ignore[arg-type]
-    os.replace(unfinished, run / FILE)
 
 
 def read_per_user(run: Path) -> PerUser | None:

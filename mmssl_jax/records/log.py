@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmssl_jax.files import naming, replacing
+
 
 class Log(NamedTuple):
     """What a log holds.
@@ -22,7 +24,7 @@ class Log(NamedTuple):
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
     """Adds one line to a JSONL file; it is on the disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         if file.tell() and not _ends_a_line(path):  # what a dying process was writing
             file.write("\n")
         file.write(json.dumps(record) + "\n")
@@ -78,24 +80,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file by renaming a finished copy into its place; after a power cut, too, the old or
-    the new one is there."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts a folder's entries on the disk, without which a rename may be lost."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    """Writes a file by renaming a finished copy into its place."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def _ends_a_line(path: Path) -> bool:

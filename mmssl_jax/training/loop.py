@@ -1,7 +1,8 @@
 """A run from its start, or from where it stopped, to its result."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,7 @@ def fit_alone(
     programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
     state = new_state(problem)
     changed = resume_run(problem, run) if resume else start_run(problem, run)
-    checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
-    with checkpoints.best, checkpoints.last, event_writer(config.train, run) as write_events:
+    with opened_checkpoints(run) as checkpoints, event_writer(config.train, run) as write_events:
         progress, part = Progress(), NOT_BEGUN
         if resume:
             state, progress, part = recover(checkpoints, state, config, run, say)
@@ -137,6 +137,19 @@ def fit_alone(
             rows |= result["baselines"] if split == "test" else {}
             say(f"\n{split}, epoch {result['best_epoch']}\n{metric_table(rows)}")
     return result
+
+
+@contextmanager
+def opened_checkpoints(run: Path) -> Iterator[Checkpoints]:
+    """The checkpoint managers of a run, closed in the end."""
+    checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
+    try:
+        yield checkpoints
+    finally:
+        for manager in checkpoints:
+            # Closing raises anew what has failed before, and was told then.
+            with suppress(Exception):
+                manager.close()
 
 
 def require_run(run: Path) -> None:

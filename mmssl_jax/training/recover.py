@@ -10,7 +10,6 @@ from mmssl_jax.checkpoint import (
     CheckpointError,
     DamagedError,
     Manager,
-    on_host,
     restore_record,
     restore_tree,
     save_checkpoint,
@@ -18,6 +17,7 @@ from mmssl_jax.checkpoint import (
 )
 from mmssl_jax.config import Config, flatten
 from mmssl_jax.messages import shown
+from mmssl_jax.parallel import on_host
 from mmssl_jax.records.log import damage_line, keep_records_until, read_records
 from mmssl_jax.run_config import MAY_CHANGE
 from mmssl_jax.training.epochs import Checkpoints, Progress, RunError
@@ -74,9 +74,10 @@ def recover(
     log = run / "metrics.jsonl"
     found = newest_whole(checkpoints, like, config, say)
     if found is None:
-        if read_records(log):
+        n_epochs = len(read_records(log))
+        if n_epochs > 1:  # the first one is logged before it is saved
             raise RunError(
-                f"{log} has {len(read_records(log))} epochs, but {run / 'checkpoints'} holds no "
+                f"{log} has {n_epochs} epochs, but {run / 'checkpoints'} holds no "
                 "checkpoint to go on from: put it back from a copy, or start a new run with "
                 "another --run"
             )

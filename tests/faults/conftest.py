@@ -1,0 +1,22 @@
+"""A whole run, with which those that were harmed are compared."""
+
+import pytest
+
+from mmssl_jax.cli.train import train_command
+from tests.faults.runs import outcome, settings
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The folder of the data."""
+    folder = tmp_path_factory.mktemp("faults") / "data"
+    settings(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(data):
+    """The outcome of a run that nothing happened to."""
+    run = data.parent / "whole"
+    train_command([*settings(data), f"--run={run}"])
+    return outcome(run)
