@@ -70,8 +70,8 @@ def test_a_user_of_all_items_is_named_before_anything_is_encoded(tmp_path, capfd
     more = "".join(f"all-seeing,{item},5,0\n" for item in "abcd")
     written(tmp_path, {"log.csv": LOG + more})
     shop.calls.clear()
-    flags = ["--split.method=global_time", "--split.test=0", "--time_column=time"]
-    said = refused(tmp_path, capfd, *TEXT, *flags)
+    flags = ["--split.method=global_time", "--split.test=0", "--split.validation=0.2"]
+    said = refused(tmp_path, capfd, *TEXT, "--time_column=time", *flags)
     assert "log.csv: 1 users have all 4 items in training, the first are 'all-seeing'" in said
     assert not shop.calls
     assert not (tmp_path / "out").exists()
