@@ -5,11 +5,13 @@ import shlex
 import sys
 from typing import Any
 
+from jsonargparse import Namespace
+
 from mmssl_jax.cli.stops import stoppable
 from mmssl_jax.config import ConfigError, SamplingConfig
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.files import user_path
-from mmssl_jax.messages import clipped
+from mmssl_jax.files import user_text
+from mmssl_jax.messages import clipped, shown
 from mmssl_jax.prepare.pipeline import prepare
 from mmssl_jax.prepare.settings import Settings
 from mmssl_jax.prepare.write import summary_table
@@ -25,8 +27,8 @@ def prepare_parser() -> SettingsParser:
         description="Turns a table of interactions, and the items' texts, images or features, "
         "into a dataset folder for train.py.",
     )
-    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
     parser.settings_class = Settings
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
     parser.add_class_arguments(Settings, as_group=False)
     return parser
 
@@ -34,7 +36,11 @@ def prepare_parser() -> SettingsParser:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, prepares, and prints the summary; exits with 2 on what a user can mend."""
     parser = prepare_parser()
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    found = parser.parse_args(arguments)
+    for entry in dataclasses.fields(Settings):
+        if dataclasses.is_dataclass(entry.type) and not isinstance(found[entry.name], Namespace):
+            parser.error(f"{entry.name} is {shown(found[entry.name])}, expected settings by name")
+    parsed = parser.instantiate(found)
     names = [entry.name for entry in dataclasses.fields(Settings)]
     settings = Settings(**{name: parsed[name] for name in names})
     try:
@@ -46,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, MemoryError) as error:  # a disk that fails, or is too small; no memory
         print(clipped(f"error: {str(error) or 'not enough memory'}"), file=sys.stderr)
         sys.exit(2)
-    out = str(user_path(settings.out))
+    out = user_text(settings.out)
     print(summary_table(summary))
     print(f"\ndataset: {out}\ntrain: {train_command(out, summary)}")
 
