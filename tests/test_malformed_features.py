@@ -133,8 +133,23 @@ FEATURES: dict[str, Case] = {
     "damaged parquet": (
         {"v.parquet": parquet(item_id=["a"], v=[1.0])[:-30]}, AS_PARQUET, "v.parquet: cannot be",
     ),
+    "ids with blanks": (
+        {"v.npz": npz(ids=np.array(["a", "b", "c "]), features=np.eye(3))}, VISUAL,
+        "v.npz: column 'ids' is 'c ' in data row 3, which has blanks around it",
+    ),
+    "half a character": (
+        {"v.npy": ROWS, "ids.json": '["a", "b", "\\ud800"]'}, AT, "an id holds half a character",
+    ),
+    "ids without a size": (
+        {"v.npz": npz_of(ids=claims("(999999999999,)", "<U0"), features=ROWS)}, VISUAL, "v.npz: ",
+    ),
+    "a modality of several lines": ({}, ["--features=a\nb={}/v.npz"], "modality 'a\\nb' cannot be"),
+    "a modality of a long name": ({}, [f"--features={'m' * 300}={{}}/v.npz"], "cannot be part of"),
+    "a folder as modality": ({}, ["--features=a/b={}/v.npz"], "'a/b' cannot be part of a file"),
     "no modality": ({}, ["--features=v.npz"], "features has 'v.npz', expected MODALITY=FILE"),
-    # Images
+    # Encoders and images
+    "no function": ({}, [*TEXT[:2], "--text.encoder=os:sep"], "os:sep' is '/', expected a function"),
+    "another function": ({}, [*TEXT[:2], "--text.encoder=json:loads"], "json:loads failed in"),
     "no folder of images": ({}, IMAGES, "images: no such folder"),
     "a file as a folder": ({"images": b""}, IMAGES, "images: a file; expected a folder"),
     "no image that decodes": (

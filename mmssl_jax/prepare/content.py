@@ -1,5 +1,6 @@
 """One modality of all items: feature rows, who has one, and a report of who has not and why."""
 
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.messages import shown
 from mmssl_jax.prepare.cache import (
@@ -133,7 +135,16 @@ def _save(folder: Path | None, rows: Rows) -> Path | None:
 def _checked(
     name: str, encode: Encoder, inputs: list[str], chosen: TextSettings | ImageSettings
 ) -> NDArray[np.float32]:
-    vectors = np.asarray(encode(inputs, chosen.model, int(chosen.batch_size)))
+    try:
+        vectors = np.asarray(encode(inputs, chosen.model, int(chosen.batch_size)))
+    except (DatasetError, ConfigError):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise DatasetError(
+            f"encoder {name} failed in {place.filename}, line {place.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if vectors.ndim != 2 or len(vectors) != len(inputs) or vectors.dtype.kind != "f":
         raise DatasetError(
             f"encoder {name} returned {vectors.dtype} of shape {vectors.shape} for {len(inputs)} "

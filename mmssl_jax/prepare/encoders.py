@@ -107,9 +107,11 @@ def find_encoder(kind: Kind, name: str) -> Encoder:
         return ENCODERS[kind][name]
     try:
         encoder = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module runs, and may raise anything
         raise ConfigError(
             f"{kind}.encoder {shown(name)} cannot be imported ({error}); expected "
             "package.module:function of a module on the Python path"
         ) from error
+    if not callable(encoder):
+        raise ConfigError(f"{kind}.encoder {shown(name)} is {shown(encoder)}, expected a function")
     return encoder

@@ -8,6 +8,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from mmssl_jax.config import ConfigError, Fraction
+from mmssl_jax.messages import shown
 
 Quotes = Literal["auto", "double", "none"]
 SplitMethod = Literal["random", "leave_one_out", "time_per_user", "global_time"]
@@ -151,9 +152,9 @@ def feature_files(settings: Settings) -> dict[str, str]:
     for entry in listed(settings.features):
         modality, separator, file = entry.partition("=")
         if not separator or not modality or not file:
-            raise ConfigError(f"features has {entry!r}, expected MODALITY=FILE")
+            raise ConfigError(f"features has {shown(entry)}, expected MODALITY=FILE")
         if modality in found:
-            raise ConfigError(f"features names modality {modality!r} twice")
+            raise ConfigError(f"features names modality {shown(modality)} twice")
         found[modality] = file
     return found
 
@@ -177,6 +178,10 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.split.method in ("time_per_user", "global_time") and not settings.time_column:
         raise ConfigError(f"split.method {settings.split.method} needs time_column")
+    if settings.user_column == settings.item_column:
+        raise ConfigError(
+            f"user_column and item_column are both {shown(settings.user_column)}, expected two"
+        )
     _check_modalities(settings)
 
 
@@ -187,14 +192,14 @@ def _check_time_format(settings: Settings) -> None:
     codes = re.findall(r"%(?:%|\.f|\.?[369]f|:*z|#z|[-_0]?[A-Za-z]|.?)", found)
     if "%f" in codes:  # the reader would take .5 for five nanoseconds
         raise ConfigError(
-            f"time_format {found!r} has %f: write %.f, the fraction of a second with its point, or "
-            "%3f, %6f or %9f, its digits alone"
+            f"time_format {shown(found)} has %f: write %.f, the fraction of a second with its "
+            "point, or %3f, %6f or %9f, its digits alone"
         )
     wrong = [code for code in codes if code != "%%" and not code[-1].isalpha()]
     if wrong:
         raise ConfigError(
-            f"time_format {found!r} has {wrong[0]!r}, which is no code; expected codes such as %d, "
-            "%m, %Y, %H, %M, %S, and %% for a percent sign"
+            f"time_format {shown(found)} has {wrong[0]!r}, which is no code; expected codes "
+            "such as %d, %m, %Y, %H, %M, %S, and %% for a percent sign"
         )
 
 
@@ -220,8 +225,9 @@ def _check_modalities(settings: Settings) -> None:
         )
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"modality {name!r} has several sources: rename one")
-        if not name or name != Path(name).name or name.startswith("."):
-            raise ConfigError(f"modality {name!r} cannot be part of a file name")
+            raise ConfigError(f"modality {shown(name)} has several sources: rename one")
+        is_name = name == Path(name).name and name.isprintable() and len(name.encode()) <= 100
+        if not name or not is_name or name.startswith("."):
+            raise ConfigError(f"modality {shown(name)} cannot be part of a file name")
     if (text_columns(text) or image.column) and not settings.items:
         raise ConfigError("text.column and image.column need items: the table that has the column")

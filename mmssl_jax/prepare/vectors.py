@@ -80,6 +80,10 @@ def _of_array(path: Path, ids: list[str], rows: np.ndarray) -> Vectors:
     if len(ids) != len(rows):
         raise DatasetError(f"{path}: {len(ids)} ids for {len(rows)} rows, expected one id per row")
     width = check_width(path, rows.shape[1])
+    try:
+        ids = id_strings(import_polars().Series("ids", ids), path).to_list()
+    except UnicodeError as error:
+        raise DatasetError(f"{path}: an id holds half a character ({error})") from error
     step = rows_at_once(width * rows.itemsize)
     return Vectors(ids, width, (rows[k : k + step] for k in range(0, len(rows), step)))
 
@@ -114,13 +118,13 @@ def _id_list(ids: np.ndarray, path: Path) -> list[str]:
 def _read_ids(path: Path) -> list[str]:
     """Raw ids from a JSON list, or from a text file of one a line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")  # all line ends become \n
         if path.suffix.lower() != ".json":
-            return text.splitlines()
+            return text.removesuffix("\n").split("\n")
         ids = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
-            f"{path}: cannot be read as a file of ids ({reason_of(error)[:300]})"
+            f"{path}: cannot be read as a file of ids in UTF-8 ({reason_of(error)[:300]})"
         ) from error
     if not isinstance(ids, list) or not all(type(raw) in (str, int) for raw in ids):
         raise DatasetError(f"{path}: expected a JSON list of strings or whole numbers")
