@@ -148,7 +148,7 @@ FEATURES: dict[str, Case] = {
     "a folder as modality": ({}, ["--features=a/b={}/v.npz"], "'a/b' cannot be part of a file"),
     "no modality": ({}, ["--features=v.npz"], "features has 'v.npz', expected MODALITY=FILE"),
     # Encoders and images
-    "no function": ({}, [*TEXT[:2], "--text.encoder=os:sep"], "os:sep' is '/', expected a function"),
+    "no function": ({}, [*TEXT[:2], "--text.encoder=os:sep"], "os:sep' is '/', expected a func"),
     "another function": ({}, [*TEXT[:2], "--text.encoder=json:loads"], "json:loads failed in"),
     "no folder of images": ({}, IMAGES, "images: no such folder"),
     "a file as a folder": ({"images": b""}, IMAGES, "images: a file; expected a folder"),
