@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import yaml
 
 from mmssl_jax.cli.tune import tune_command
 from mmssl_jax.config import override
@@ -13,6 +12,7 @@ from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.study import run as study_run
 from mmssl_jax.training import problem
 from mmssl_jax.training.epochs import DivergedError, RunError
+from mmssl_jax.training.lock import only_writer
 from mmssl_jax.tune.outcome import rerun_best, seed_table, write_best
 from mmssl_jax.tune.search import SearchSettings, changes_of, distributions, load_optuna, search
 from mmssl_jax.tune.space import Choices, Range, own_space
@@ -112,8 +112,8 @@ def test_an_interrupted_search_suggests_what_it_would_have(base, tmp_path, fake_
         ("trial-0002", False),
         ("trial-0003", False),
     ]
-    other = run_search(base, tmp_path / "other", 1, unpruned._replace(seed=100))
-    assert other[0].changes != whole[0].changes
+    other = run_search(base, tmp_path / "other", 2, unpruned._replace(seed=100))
+    assert other[1].changes != whole[1].changes
 
 
 def test_the_first_trial_is_what_the_search_starts_from(base, tmp_path, fake_fit):
@@ -161,6 +161,13 @@ def test_settings_that_do_not_fit_together_are_a_pruned_trial(base, tmp_path, fa
     assert trial.value is None
     assert "one rate per width" in trial.reason
     assert not fake_fit.ran
+
+
+def test_two_searches_at_once_are_refused(base, tmp_path, fake_fit):
+    run_search(base, tmp_path / "search", 1)
+    with only_writer(tmp_path / "search"), pytest.raises(RunError, match="in use by process"):
+        run_search(base, tmp_path / "search", 2)
+    assert len(run_search(base, tmp_path / "search", 2)) == 2
 
 
 def test_another_search_in_the_same_place_is_refused(base, tmp_path, fake_fit):
@@ -252,9 +259,9 @@ def test_the_command_trains_and_reads_the_test_split_last(base, tmp_path, capsys
 
 
 def test_without_a_file_the_method_says_what_is_searched(tmp_path):
-    """One trial, cut short, of a method that declares a space."""
-    given = ["--method=mf", "--data.format=synthetic", "--train.max_steps=1", "--trials=1"]
+    """Two trials, cut short, of a method that declares a space."""
+    given = ["--method=mf", "--data.format=synthetic", "--train.max_steps=1", "--trials=2"]
     tune_command([*given, f"--out={tmp_path / 'mf'}", "--seeds=[]"])
-    found = yaml.safe_load((tmp_path / "mf" / "best.yaml").read_text())
+    found = [read_config(tmp_path / "mf" / f"trial-000{i}" / "config.yaml") for i in (0, 1)]
     assert set(own_space(MFConfig())) == {"optim.lr", "mf.regularization", "mf.item_bias"}
-    assert found["optim"]["lr"] != MFConfig().optim.lr
+    assert found[0].optim.lr == MFConfig().optim.lr != found[1].optim.lr

@@ -25,6 +25,7 @@ from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import validate
 from mmssl_jax.study.run import finish_run, read_result
 from mmssl_jax.training.epochs import DivergedError, RunError
+from mmssl_jax.training.lock import only_writer
 from mmssl_jax.training.loop import dataset_record
 from mmssl_jax.tune.space import Choices, Space, contains
 
@@ -74,31 +75,32 @@ def search(
     optuna = load_optuna()
     check_output_folder(out)
     check_same_search(base, space, settings, out)
-    study = open_study(optuna, out, settings)
-    start = start_params(space, base)
-    if start is not None and not study.get_trials():
-        study.enqueue_trial(start)
-    state = optuna.trial.TrialState
-    while (n_done := len(finished_trials(optuna, study, space))) < n_trials:
-        if not may_begin(optuna, study, settings.minutes):
-            break
-        mixed = np.random.SeedSequence([settings.seed, n_done]).generate_state(1)[0]
-        study.sampler = optuna.samplers.TPESampler(seed=int(mixed))
-        drawn = study.ask(distributions(optuna, space))
-        run = out / f"trial-{n_done:04d}"
-        drawn.set_user_attr("run", run.name)
-        config = override(base, changes_of(space, drawn.params))
-        began, before = time.perf_counter(), seconds_before(run)
-        try:
-            validate(config)
-            value: float | None = run_trial(optuna, drawn, config, run)
-        except (optuna.TrialPruned, ConfigError, DivergedError) as error:
-            drawn.set_user_attr("reason", str(error))
-            value = None
-        drawn.set_user_attr("seconds", before + time.perf_counter() - began)
-        study.tell(drawn, value, state=state.PRUNED if value is None else state.COMPLETE)
-        say(trial_line(finished_trials(optuna, study, space)[-1], base.train.monitor))
-    return finished_trials(optuna, study, space)
+    with only_writer(out):
+        study = open_study(optuna, out, settings)
+        start = start_params(space, base)
+        if start is not None and not study.get_trials():
+            study.enqueue_trial(start)
+        state = optuna.trial.TrialState
+        while (n_done := len(finished_trials(optuna, study, space))) < n_trials:
+            if not may_begin(optuna, study, settings.minutes):
+                break
+            mixed = np.random.SeedSequence([settings.seed, n_done]).generate_state(1)[0]
+            study.sampler = optuna.samplers.TPESampler(seed=int(mixed))
+            drawn = study.ask(distributions(optuna, space))
+            run = out / f"trial-{n_done:04d}"
+            drawn.set_user_attr("run", run.name)
+            config = override(base, changes_of(space, drawn.params))
+            began, before = time.perf_counter(), seconds_before(run)
+            try:
+                validate(config)
+                value: float | None = run_trial(optuna, drawn, config, run)
+            except (optuna.TrialPruned, ConfigError, DivergedError) as error:
+                drawn.set_user_attr("reason", str(error))
+                value = None
+            drawn.set_user_attr("seconds", before + time.perf_counter() - began)
+            study.tell(drawn, value, state=state.PRUNED if value is None else state.COMPLETE)
+            say(trial_line(finished_trials(optuna, study, space)[-1], base.train.monitor))
+        return finished_trials(optuna, study, space)
 
 
 def may_begin(optuna: Any, study: Any, minutes: float) -> bool:
@@ -226,13 +228,15 @@ def distributions(optuna: Any, space: Space) -> dict[str, Any]:
 
 def start_params(space: Space, base: Config) -> dict[str, Any] | None:
     """Optuna's parameters of the base's own settings; None where one lies outside the space."""
-    values = {key: flatten(base)[key] for key in space}
-    if not all(contains(space[key], value) for key, value in values.items()):
-        return None
-    return {
-        key: json.dumps(value) if isinstance(space[key], Choices) else value
-        for key, value in values.items()
-    }
+    params, values = {}, flatten(base)
+    for key, entry in space.items():
+        value = values[key]
+        if not contains(entry, value):
+            return None
+        if isinstance(entry, Choices):  # as it stands among them: 8 may stand for 8.0
+            value = json.dumps(entry.values[entry.values.index(value)])
+        params[key] = value
+    return params
 
 
 def changes_of(space: Space, params: dict[str, Any]) -> dict[str, Any]:
