@@ -183,6 +183,12 @@ def test_malformed_tables_are_told_in_one_short_message(tmp_path, capfd, case):
     assert_told(tmp_path, capfd, case)
 
 
+def test_lines_within_fields_are_told(tmp_path, capsys):
+    written(tmp_path, {"log.csv": f'{LOG}u4,a,5,"7\nu5,b,4,8"\n'})
+    prepared(tmp_path, VISUAL)
+    assert "log.csv: 1 line breaks lie within fields" in capsys.readouterr().out
+
+
 GOOD = {
     "semicolons": ({"log.csv": LOG.replace(",", ";")}, ["--table.separator=;"]),
     "tabs": ({"log.csv": LOG.replace(",", "\t")}, ["--table.separator=\\t"]),

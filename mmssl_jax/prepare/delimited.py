@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.messages import shown
+from mmssl_jax.messages import clipped, shown
 from mmssl_jax.prepare.polars_module import import_polars
 from mmssl_jax.prepare.settings import TableSettings
 
@@ -120,9 +120,20 @@ def _read(
 
 
 def _rows(path: Path, reader: Any, form: TableSettings) -> Iterator[list[str]]:
-    """The rows that are not blank lines."""
+    """The rows that are not blank lines; says how many lines are parts of fields."""
+    seen = 0
     try:
-        yield from filter(None, reader)
+        for row in reader:
+            seen += 1
+            if row:
+                yield row
+        if reader.line_num > seen:
+            print(
+                clipped(
+                    f"{path}: {reader.line_num - seen:,} line breaks lie within fields between "
+                    "quotation marks"
+                )
+            )
     except csv.Error as error:
         hint = (
             "two quotation marks stand for one within such a field; where they are characters as "
