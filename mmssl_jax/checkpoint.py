@@ -12,9 +12,11 @@ import logging
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
@@ -100,13 +102,11 @@ def save_checkpoint(
     digests = digest_texts(tree, host_digest_words(tree) if words is None else words)
     shape = {"format": FORMAT, "arrays": describe(tree), "digests": digests}
     signed = sign(record | shape)
+    arguments = ocp.args.Composite(
+        tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(signed)
+    )
     try:
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(signed)
-            ),
-        )
+        manager.save(step, args=arguments)
     except Exception as error:
         raise _not_written(manager, error) from error
 
@@ -157,7 +157,7 @@ def restore_tree(manager: Manager, like: Tree, step: int | None = None) -> Tree:
         _require_same_arrays(record["arrays"], describe(like), where)
     arguments = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract_tree(like)))
     try:
-        with _without_leftovers():
+        with without_leftovers():
             tree: Tree = manager.restore(step, args=arguments)["tree"]
     except Exception as error:
         what = "is damaged" if "arrays" in record else "is damaged, or of another model"
@@ -177,13 +177,22 @@ def restore_tree(manager: Manager, like: Tree, step: int | None = None) -> Tree:
 
 
 @contextmanager
-def _without_leftovers() -> Iterator[None]:
-    """When one of Orbax's reads fails, the others go on behind its back, and each that fails as
-    well would print a traceback of its own; here they fail in silence."""
-    hooks, log = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
+def without_leftovers() -> Iterator[None]:
+    """When one of Orbax's reads or writes fails, the others go on behind its back, and each that
+    fails as well would print a traceback of its own. Here they fail in silence; what was raised is
+    not touched."""
+    hook, unraisable, log = sys.excepthook, sys.unraisablehook, logging.getLogger("asyncio")
     level = log.level
-    sys.excepthook = lambda *_: None
-    sys.unraisablehook = lambda _: None
+
+    def on_error(kind: Any, error: BaseException, trace: TracebackType | None) -> None:
+        if not _is_orbax(trace):
+            hook(kind, error, trace)
+
+    def on_unraisable(event: Any) -> None:
+        if not _is_orbax(event.exc_traceback):
+            unraisable(event)
+
+    sys.excepthook, sys.unraisablehook = on_error, on_unraisable
     log.setLevel(logging.CRITICAL + 1)
     try:
         yield
@@ -192,8 +201,14 @@ def _without_leftovers() -> Iterator[None]:
         gc.collect()
         raise
     finally:
-        sys.excepthook, sys.unraisablehook = hooks
+        sys.excepthook, sys.unraisablehook = hook, unraisable
         log.setLevel(level)
+
+
+def _is_orbax(trace: TracebackType | None) -> bool:
+    """Whether an error comes from Orbax or from the event loops that it runs."""
+    files = [frame.filename for frame in traceback.extract_tb(trace)]
+    return any("orbax" in file or "asyncio" in file for file in files)
 
 
 def _require_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str) -> None:
@@ -265,5 +280,6 @@ def _not_written(manager: Manager, error: Exception) -> CheckpointError:
 
 
 def _first_line(error: Exception) -> str:
+    """What an error says; TensorStore begins with long paths and ends with the reason."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 300 else lines[0][:300] + " .."
+    return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:60]} .. {lines[0][-200:]}"

@@ -237,6 +237,21 @@ def test_the_last_good_checkpoint_survives(tmp_path, monkeypatch):
             assert restore_record(manager)["progress"]["epochs"] == 1
 
 
+def test_an_array_that_is_not_finite_is_named(tmp_path, monkeypatch):
+    run, real = tmp_path / "run", epochs.check_finite
+
+    def break_the_critic(problem, part, arrays, progress, outlets):
+        broken = {name: False for name in arrays if "critic" in name}
+        real(problem, part, arrays | broken, progress, outlets)
+
+    monkeypatch.setattr(epochs, "check_finite", break_the_critic)
+    with pytest.raises(
+        RunError, match=rf"epoch 0, after step {STEPS}: method/\S*critic\S* not fin"
+    ):
+        fit(tiny_config(), run, dataset=tiny_dataset(), quiet=True)
+    assert not (run / "metrics.jsonl").exists()
+
+
 def test_best_is_whole_before_last_and_logged_before_both(finished, tmp_path, monkeypatch):
     """So that a run killed at any moment has the best epoch and the log that `last` tells of."""
     run, seen, real = tmp_path / "run", [], epochs.save_checkpoint

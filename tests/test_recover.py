@@ -12,7 +12,15 @@ from mmssl_jax.records.log import read_log, read_records
 from mmssl_jax.training.epochs import RunError
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.restore import restore_run
-from tests.problems import tiny_dataset
+from tests.problems import share_programs, tiny_dataset
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        yield
+
 
 CHANGES = {
     "data.format": "synthetic",

@@ -173,6 +173,7 @@ def test_on_another_number_of_devices(alone, tmp_path):
     assert records[0] == alone("paper")[0][0]
 
 
+@pytest.mark.slow
 def test_killed(tmp_path, capsys):
     """A process that gets SIGKILL once it has a checkpoint, somewhere in a later epoch."""
     folder = write_folder(tiny_dataset(), tmp_path / "data")

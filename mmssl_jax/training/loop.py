@@ -17,6 +17,7 @@ from mmssl_jax.checkpoint import (
     restore_record,
     restore_tree,
     settle,
+    without_leftovers,
 )
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
@@ -142,14 +143,15 @@ def fit_alone(
 @contextmanager
 def opened_checkpoints(run: Path) -> Iterator[Checkpoints]:
     """The checkpoint managers of a run, closed in the end."""
-    checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
-    try:
-        yield checkpoints
-    finally:
-        for manager in checkpoints:
-            # Closing raises anew what has failed before, and was told then.
-            with suppress(Exception):
-                manager.close()
+    with without_leftovers():
+        checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
+        try:
+            yield checkpoints
+        finally:
+            for manager in checkpoints:
+                # Closing raises anew what has failed before, and was told then.
+                with suppress(Exception):
+                    manager.close()
 
 
 def require_run(run: Path) -> None:

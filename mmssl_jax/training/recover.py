@@ -105,7 +105,8 @@ def newest_whole(
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 record = read_record(manager, step, config)
-                return which, record, restore_tree(manager, like, step)
+                if ends_an_epoch(record) or "part" in record:
+                    return which, record, restore_tree(manager, like, step)
             except DamagedError as error:
                 damaged.append(str(error))
                 say(f"{error}; it is put aside in {put_aside(manager, step)}")
@@ -126,6 +127,13 @@ def read_record(manager: Manager, step: int, config: Config) -> dict[str, Any]:
     if done != step:
         raise DamagedError(f"{where} is damaged: its record is of step {shown(done)}")
     return record
+
+
+def ends_an_epoch(record: Mapping[str, Any]) -> bool:
+    """Whether a state is one that a run goes on from: where `max_steps` ends a run within its first
+    epoch, `best` is of a part of it, which is repeated as a whole."""
+    progress = Progress(**record["progress"])
+    return progress.best_epoch < progress.epochs
 
 
 def part_of(record: Mapping[str, Any]) -> Part:

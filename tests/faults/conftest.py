@@ -4,6 +4,14 @@ import pytest
 
 from mmssl_jax.cli.train import train_command
 from tests.faults.runs import outcome, settings
+from tests.problems import share_programs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

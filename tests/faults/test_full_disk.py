@@ -45,7 +45,13 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+SHORT = ("a line of the log", "a later checkpoint")  # the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "point",
+    [pytest.param(p, marks=[] if p in SHORT else pytest.mark.slow) for p in POINTS],
+)
 def test_a_full_disk(point, disk, data, tmp_path, monkeypatch, capfd):
     alone, run = tmp_path / "alone", disk / "run"
     train_command([*settings(data, EPOCHS), f"--run={alone}"])

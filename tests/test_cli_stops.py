@@ -1,0 +1,46 @@
+"""How Ctrl-C and SIGTERM end a command."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from mmssl_jax.cli.errors import reported
+from mmssl_jax.cli.stops import stoppable
+from mmssl_jax.training.epochs import RunError
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_with_its_status(sent, status, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def wait() -> None:
+        os.kill(os.getpid(), sent)
+        signal.pause()
+
+    with pytest.raises(SystemExit) as end, reported("it goes on"):
+        wait()
+    assert end.value.code == status
+    assert capsys.readouterr().err == "it goes on\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_user_can_mend_ends_a_command_with_2(capsys):
+    with pytest.raises(SystemExit) as end, reported():
+        raise RunError("mend it")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: mend it\n"
+
+
+def test_a_thread_sets_no_handler():
+    ran = []
+
+    def work():
+        with stoppable("stopped"):
+            ran.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ran == [True]
