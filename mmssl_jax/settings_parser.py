@@ -18,8 +18,10 @@ from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_sett
 
 from mmssl_jax.config import ConfigError
 from mmssl_jax.messages import clipped, shown
-from mmssl_jax.settings_yaml import flat_settings, meant, parse_yaml, plain, read_section
+from mmssl_jax.settings_yaml import flat_settings, meant_as, parse_yaml, plain, read_section
 
+# Flags that no file has a say in.
+NO_SETTINGS = {"config", "help", "print_config"}
 # Sizes are counted in 32 bits on the devices, and so are seeds, without a sign.
 LARGEST, LARGEST_SEED = 2**31 - 1, 2**32 - 1
 # Of settings by the end of their names, what would fit no device, or never be compiled.
@@ -128,11 +130,7 @@ class SettingsParser(ArgumentParser):
             flat = flat_settings(section, hints)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
-        own = {flag[2:] for flag in self._option_string_actions} - {
-            "config",
-            "help",
-            "print_config",
-        }
+        own = {flag[2:] for flag in self._option_string_actions} - NO_SETTINGS
         for key, (line, _) in flat.items():
             if key not in hints and key not in own:
                 raise ConfigError(f"{file}, line {line}: key {key!r} is not expected")
@@ -148,7 +146,7 @@ def _text_of(value: str, key: str, hint: Any) -> str:
         node = parse_yaml(value)
     except ConfigError:
         return value  # a text that begins with a bracket, or what the parser will name
-    return json.dumps(meant(node, key, hint)) if isinstance(node, list) else value
+    return json.dumps(meant_as(node, key, hint)) if isinstance(node, list) else value
 
 
 def settings_hints(owner: type, prefix: str = "") -> dict[str, Any]:

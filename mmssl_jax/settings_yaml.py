@@ -311,15 +311,16 @@ def _settings_of(
         if isinstance(node, Section) and (node.entries or key in stages):
             yield from _settings_of(node, hints, stages, f"{key}.")
         elif key not in stages:
-            yield key, line, _with_key(node, key, hints.get(key))
+            yield key, line, meant_as(node, key, hints.get(key))
         elif not _is_empty(node):
-            value = _with_key(node, key, None)
+            value = meant_as(node, key, None)
             raise ConfigError(
                 f"line {line}: {key} is {shown(value)}, expected its settings by name"
             )
 
 
-def _with_key(node: Node, key: str, hint: Any) -> Any:
+def meant_as(node: Node, key: str, hint: Any) -> Any:
+    """The same as `meant`, whose errors name the key."""
     try:
         return meant(node, key, hint)
     except ConfigError as error:
