@@ -199,8 +199,8 @@ def test_resume_where_there_is_no_run(refused, settings, tmp_path):
 
 
 def test_resume_refuses_other_settings_with_a_diff(refused, finished):
-    message = refused(train_command, f"--run={finished}", "--resume", "--optim.lr=0.5")
-    assert "optim.lr: 0.01 in the run, 0.5 now" in message
+    message = refused(train_command, f"--run={finished}", "--resume", "--train.seed=5")
+    assert "train.seed: 2022 in the run, 5 now" in message
     message = refused(train_command, f"--run={finished}", "--resume", "--preset=released")
     assert "preset: paper in the run, released now" in message
 

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mmssl_jax.config import override
 from mmssl_jax.data.facts import scale_warnings
+from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.training.loop import fit
-from tests.problems import share_programs, tiny_config, tiny_dataset
+from tests.problems import tiny_dataset
 
 
 def scaled(change) -> list[str]:
@@ -57,11 +59,11 @@ def test_rows_of_items_that_lack_a_modality_do_not_count():
     assert scale_warnings(dataclasses.replace(dataset, presence={"visual": present})) == []
 
 
-def test_a_run_tells_before_it_trains(tmp_path, monkeypatch, capsys):
-    share_programs(monkeypatch)
+def test_a_run_tells_before_it_trains(tmp_path, capsys):
     dataset = tiny_dataset()
     dataset.features["acoustic"][5, 1] = 3e4
-    config = tiny_config(changes={"train.epochs": 1, "train.max_steps": 1})
+    short = {"data.format": "synthetic", "train.epochs": 1, "train.max_steps": 1}
+    config = override(MFConfig(), {**short, "sampling.batch_size": 48})
     fit(config, tmp_path / "run", dataset=dataset)
     said = capsys.readouterr().out
     warning = said.index("modality acoustic are out of scale: values as large as 3e+04")

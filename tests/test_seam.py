@@ -33,7 +33,8 @@ STAGES = (
 )  # fmt: skip
 FILES = (
     "checkpoint", "parallel", "run_config", "config", "method", "sampling", "optimizers",
-    "precision", "norms", "blocks", "compilation",
+    "precision", "norms", "blocks", "compilation", "digest", "files", "messages", "settings_parser",
+    "settings_yaml",
 )  # fmt: skip
 BENCHMARKS = (
     "measure", "scopes", "train_step", "evaluate", "sampling", "propagate", "scale", "catalogue",

@@ -93,29 +93,49 @@ def fit(
             f"{problem.dataset.source} has no validation interactions, which choose the best "
             "epoch: hold some out, for instance one per user"
         )
-    with only_writer(run):
-        return fit_alone(problem, run, resume, quiet, trial)
-
-
-def fit_alone(
-    problem: Problem, run: Path, resume: bool, quiet: bool, trial: EpochHook | None
-) -> dict[str, Any]:
-    """`fit` on a prepared problem, in a directory that no other process writes to."""
-    config = problem.config
-    say: Callable[[str], None] = (lambda text: None) if quiet else tqdm.write
+    say = speaker(quiet)
     say("\n".join([problem.dataset.summary(), *scale_warnings(problem.dataset)]))
     programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
-    state = new_state(problem)
-    changed = resume_run(problem, run) if resume else start_run(problem, run)
+    with only_writer(run):
+        if not resume:
+            start_run(problem, run)
+        changed = resume_run(problem, run) if resume else None
+        result = train_in(problem, programs, run, changed, quiet, trial)
+    for split in ("validation", "test"):
+        if split in result:
+            rows = {problem.method.TITLE: result[split]}
+            rows |= result["baselines"] if split == "test" else {}
+            say(f"\n{split}, epoch {result['best_epoch']}\n{metric_table(rows)}")
+    return result
+
+
+def speaker(quiet: bool) -> Callable[[str], None]:
+    """What prints a line beside a progress bar, or nothing."""
+    return (lambda text: None) if quiet else tqdm.write
+
+
+def train_in(
+    problem: Problem,
+    programs: Programs,
+    run: Path,
+    changed: list[str] | None,
+    quiet: bool,
+    trial: EpochHook | None,
+) -> dict[str, Any]:
+    """Trains, and evaluates, in a directory that no other process writes to.
+
+    changed: one line per changed setting of a run that goes on, None for a new one.
+    """
+    config, say, state = problem.config, speaker(quiet), new_state(problem)
     with opened_checkpoints(run) as checkpoints, event_writer(config.train, run) as write_events:
         progress, part = Progress(), NOT_BEGUN
-        if resume:
+        if changed is not None:
             state, progress, part = recover(checkpoints, state, config, run, say)
             say(resume_line(progress, part, progress.is_over(config)))
             if changed:
                 step = progress.steps + part.steps
                 append_record(run / "metrics.jsonl", {"step": step, "note": "; ".join(changed)})
-        write_text(run / "config.yaml", dump_config(config))
+            write_text(run / "config.yaml", dump_config(config))  # its length may have changed, too
         like = abstract_tree(state)
         try:
             if not progress.is_over(config):
@@ -132,11 +152,6 @@ def fit_alone(
         result = conclude(problem, programs, like, checkpoints, run)
         test = {f"test/{name}": value for name, value in result.get("test", {}).items()}
         write_events({"step": result["best_step"], **test})
-    for split in ("validation", "test"):
-        if split in result:
-            rows = {problem.method.TITLE: result[split]}
-            rows |= result["baselines"] if split == "test" else {}
-            say(f"\n{split}, epoch {result['best_epoch']}\n{metric_table(rows)}")
     return result
 
 
@@ -173,8 +188,8 @@ def require_no_run(run: Path) -> None:
         )
 
 
-def start_run(problem: Problem, run: Path) -> list[str]:
-    """Writes what the run is, in its directory, and returns no changes.
+def start_run(problem: Problem, run: Path) -> None:
+    """Writes what the run is, in its directory.
 
     Raises RunError when there is a run in it.
     """
@@ -182,7 +197,6 @@ def start_run(problem: Problem, run: Path) -> list[str]:
     write_json(run / "environment.json", environment(problem.devices))
     write_json(run / "dataset.json", dataset_record(problem.dataset))
     write_text(run / "config.yaml", dump_config(problem.config))
-    return []
 
 
 def dataset_record(dataset: Dataset) -> dict[str, Any]:
