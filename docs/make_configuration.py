@@ -23,6 +23,12 @@ is written by `python docs/make_configuration.py`.
 The first part has the settings of every method. A part for each method follows, with its own
 settings and with those of the first part that have another default or meaning there. The command
 line and files know the settings of the chosen method alone: `--method NAME`, else `{DEFAULT}`.
+
+A file is one YAML mapping of at most 100,000 bytes in UTF-8. A section whose keys are all commented
+out changes nothing. `off`, `2024` or `2024-01-01` is that text where a setting takes text; numbers
+are decimal and finite. Refused, with the file and the line: a key that stands there twice, aliases,
+anchors, tags, a second document, and keys such as `class_path`, by which code would be loaded. `~`
+at the head of a path is the home folder, in files as in flags.
 """
 
 EVERY = "The settings of every method"
