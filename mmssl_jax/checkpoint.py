@@ -31,7 +31,7 @@ Tree = TypeVar("Tree")  # a pytree of arrays
 Manager: TypeAlias = ocp.CheckpointManager
 
 FORMAT = 2  # of records; those of earlier versions have no such number, and no digests
-KEPT = {"best": 1, "last": 2}
+KEPT = 2  # of `best` and of `last`
 # TensorStore reads a name as a URL, in which these do not stand for themselves.
 UNSAFE = re.compile(r"[\[\]\\\x00-\x1f]")
 
@@ -89,8 +89,8 @@ def save_checkpoint(
 ) -> None:
     """Writes `tree` and `record` in the background under a step number.
 
-    The save before is waited for, and read back. A step that is there already, left by a process
-    that died, is replaced.
+    The save before is waited for, and read back if there is an older one. A step that is there
+    already, left by a process that died, is replaced.
 
     Args:
       words: the tree's `digest_words`, where they have been computed already.
@@ -122,8 +122,8 @@ def settle(manager: Manager, like: Tree) -> None:
     except Exception as error:
         raise _not_written(manager, error) from error
     steps = sorted(manager.all_steps())
-    older = steps[: -KEPT[manager.directory.name]]
-    if not older:
+    older = steps[:-KEPT]
+    if len(steps) < 2:
         return
     try:
         restore_tree(manager, on_host(like), steps[-1])
@@ -196,9 +196,10 @@ def without_leftovers() -> Iterator[None]:
     log.setLevel(logging.CRITICAL + 1)
     try:
         yield
-    except Exception:
-        time.sleep(1)  # until they have failed
-        gc.collect()
+    except Exception as error:
+        if _is_orbax(error.__traceback__):
+            time.sleep(1)  # until they have failed
+            gc.collect()
         raise
     finally:
         sys.excepthook, sys.unraisablehook = hook, unraisable
@@ -260,7 +261,7 @@ def _signed_record(manager: Manager, step: int | None) -> dict[str, Any]:
             "the version that wrote it, or a later one"
         )
     rest = {key: value for key, value in record.items() if key != "digest"}
-    if version != 1 and record.get("digest") != _record_digest(rest):
+    if (version != 1 or "digest" in record) and record.get("digest") != _record_digest(rest):
         raise DamagedError(f"{where} is damaged: it is not what was saved")
     return record
 

@@ -19,10 +19,11 @@ from mmssl_jax.methods import DEFAULT, METHODS
 from mmssl_jax.settings_parser import SettingsParser, check_numbers, settings_hints
 from mmssl_jax.settings_yaml import flat_settings, read_section
 
-# What is no part of a run's result: devices (parallel.*), where the dataset lies, and events.
-MAY_MOVE = ("data.path", "data.format", "train.tensorboard")
+# What is no part of a run's result: devices (parallel.*), where the dataset lies, events, and how
+# often it is saved.
+MAY_MOVE = ("data.path", "data.format", "train.tensorboard", "train.checkpoint_minutes")
 # A resumed run may besides be given more or less time.
-MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps", "train.checkpoint_minutes")
+MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps")
 
 
 # Settings that name a place, in which `~` is the home folder.

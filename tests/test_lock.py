@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,3 +51,22 @@ def test_a_lock_ends_with_its_block(tmp_path):
         raise ValueError("inside")
     with only_writer(tmp_path / "run"):
         pass
+
+
+def test_of_two_starts_at_once_one_holds_the_lock(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        while all(process.poll() is None for process in both):
+            time.sleep(0.05)
+        (refused,) = (process for process in both if process.poll() is not None)
+        assert "in use by process" in refused.communicate()[1]
+        (holder,) = (process for process in both if process is not refused)
+        assert holder.stdout.readline() == "held\n"
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()

@@ -6,10 +6,12 @@ import pytest
 
 from mmssl_jax.records.environment import PACKAGES, environment
 from mmssl_jax.records.log import (
+    LogWarning,
     append_record,
     epoch_line,
     keep_records_until,
     metric_table,
+    read_log,
     read_records,
     write_json,
     write_text,
@@ -20,12 +22,14 @@ from mmssl_jax.records.log import (
 def log(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for step in (5, 10, 15):
-        append_record(path, {"step": step, "bpr": 1 / step})
+        append_record(path, {"epoch": step // 5, "step": step, "bpr": 1 / step})
     return path
 
 
 def test_records_come_back_exactly(log):
-    assert read_records(log) == [{"step": step, "bpr": 1 / step} for step in (5, 10, 15)]
+    assert read_records(log) == [
+        {"epoch": step // 5, "step": step, "bpr": 1 / step} for step in (5, 10, 15)
+    ]
 
 
 def test_an_unfinished_last_line_is_dropped(log):
@@ -38,14 +42,14 @@ def test_an_unfinished_last_line_is_dropped(log):
 def test_records_after_a_step_are_dropped(log, step, kept):
     keep_records_until(log, step)
     assert [record["step"] for record in read_records(log)] == kept
-    append_record(log, {"step": 100})
+    append_record(log, {"epoch": 20, "step": 100})
     assert [record["step"] for record in read_records(log)] == [*kept, 100]
 
 
 def test_a_log_that_was_cut_off_can_be_continued(log):
     log.write_text(log.read_text() + '{"step": 20, "bp')
     keep_records_until(log, 15)
-    append_record(log, {"step": 20})
+    append_record(log, {"epoch": 4, "step": 20})
     assert [record["step"] for record in read_records(log)] == [5, 10, 15, 20]
 
 
@@ -113,3 +117,20 @@ def devices():
     import jax
 
     return jax.local_devices()
+
+
+def test_damaged_lines_are_warned_of_and_passed_over(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    lines = [
+        '{"epoch": 0, "step": 5}',
+        '{"epoch": 1, "st',
+        "[]",
+        '{"step": 9}',
+        '{"step": 5, "note": "x"}',
+    ]
+    log.write_text("\n".join([*lines, '{"epoch": 2, "step": 15}', ""]))
+    with pytest.warns(LogWarning, match=r"lines 2, 3, 4 are damaged and left out; the others"):
+        assert [record["epoch"] for record in read_records(log)] == [0, 2]
+    assert [note["note"] for note in read_log(log).notes] == ["x"]
+    assert keep_records_until(log, 15) == [2, 3, 4]
+    assert read_log(log).damaged == []

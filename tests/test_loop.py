@@ -134,7 +134,7 @@ def test_a_directory_in_use_is_refused(finished):
 def test_a_start_that_was_killed_before_its_settings_starts_again(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    for name in ("environment.json", "dataset.json.part"):
+    for name in ("environment.json", "dataset.json.part", "config.yaml.part"):
         (run / name).write_text("{")
     fit(tiny_config("paper", {"train.epochs": 1}), run, dataset=tiny_dataset(), quiet=True)
     assert (run / "result.json").is_file()

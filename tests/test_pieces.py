@@ -12,10 +12,16 @@ from mmssl_jax.config import override
 from mmssl_jax.methods.lattice import LatticeConfig
 from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.records.log import read_records
-from mmssl_jax.training import epochs
+from mmssl_jax.training import epochs, loop
+from mmssl_jax.training.epochs import DivergedError
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.pieces import Part, piece_length
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import (
+    compile_programs,
+    compile_training,
+    load_problem,
+    new_state,
+)
 from tests.problems import tiny_dataset
 
 SHARED = {
@@ -48,14 +54,67 @@ def outcome(run):
     [
         (0, 5.0, 100, 100),  # no checkpoints within an epoch
         (10, 0.0, 100, 100),  # nothing known yet
-        (10, 1.0, 600, 600),  # it ends before a checkpoint is due
-        (10, 1.0, 601, 30),  # else pieces of half a minute
-        (0.1, 1.0, 601, 6),  # or of the time between two checkpoints, if that is shorter
+        (10, 1.0, 20, 20),  # a short rest
+        (10, 1.0, 21, 20),  # else pieces of 20 seconds
+        (0.1, 1.0, 21, 6),  # or of the time between two checkpoints, if that is shorter
         (10, 100.0, 601, 1),
     ],
 )
 def test_the_length_of_a_piece(minutes, seconds, n_steps, expected):
     assert piece_length(float(minutes), seconds, n_steps) == expected
+
+
+def test_a_long_epoch_is_saved_as_often_as_is_asked(tmp_path, monkeypatch):
+    """A clock by which each step takes six seconds."""
+    real, saved, clock = epochs.save_part, [], [0.0]
+    monkeypatch.setattr(epochs.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(epochs, "save_part", lambda *of: (saved.append(of[2].steps), real(*of)))
+    compiled = compile_programs
+
+    def slow_programs(*arguments):
+        programs = compiled(*arguments)
+
+        def go_on(state, tally, n):
+            clock[0] += 6.0 * n
+            return programs.training.go_on(state, tally, n)
+
+        return programs._replace(training=programs.training._replace(go_on=go_on))
+
+    monkeypatch.setattr(loop, "compile_programs", slow_programs)
+    config = override(METHODS["mf"], {"train.epochs": 1, "train.checkpoint_minutes": 0.2})
+    fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
+    assert saved == [2, 4, 6, 8]  # every 12 seconds, in pieces of two steps; the epoch has ten
+
+
+def test_a_part_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    real = epochs.save_part
+
+    def save_part(problem, programs, begun, progress, outlets):
+        broken = jax.tree.map(lambda leaf: leaf * np.nan, begun.state.method.params)
+        state = begun.state._replace(method=begun.state.method._replace(params=broken))
+        real(problem, programs, begun._replace(state=state), progress, outlets)
+
+    monkeypatch.setattr(epochs, "save_part", save_part)
+    config = override(METHODS["mf"], TINY_MINUTES)
+    with pytest.raises(DivergedError, match=r"method/params/\S+ not finite"):
+        fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
+    assert not list((tmp_path / "run" / "checkpoints" / "last").iterdir())
+
+
+def test_fewer_steps_than_were_done_within_an_epoch(tmp_path, monkeypatch):
+    run, real = tmp_path / "run", epochs.save_part
+
+    def save_part(*arguments):
+        real(*arguments)
+        if arguments[2].steps == 6:
+            raise Dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "save_part", save_part)
+        with pytest.raises(Dies):
+            fit(override(METHODS["mf"], TINY_MINUTES), run, dataset=tiny_dataset(), quiet=True)
+    fit(override(METHODS["mf"], {"train.max_steps": 3}), run, True, tiny_dataset(), quiet=True)
+    assert [record["step"] for record in read_records(run / "metrics.jsonl")] == [6]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -64,8 +123,8 @@ def test_died_within_an_epoch(name, tmp_path, monkeypatch):
     fit(config, tmp_path / "alone", dataset=dataset, quiet=True)
     run, real, saved = tmp_path / "run", epochs.save_part, []
 
-    def save_part(programs, begun, progress, outlets):
-        real(programs, begun, progress, outlets)
+    def save_part(problem, programs, begun, progress, outlets):
+        real(problem, programs, begun, progress, outlets)
         saved.append((progress.epochs, begun.steps))
         if saved[-1] == (1, 3):
             raise Dies

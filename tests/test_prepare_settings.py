@@ -62,3 +62,13 @@ def test_an_empty_section_changes_nothing_and_texts_stay_texts(tmp_path):
 def test_any_separator_may_be_a_flag(separator):
     given = prepare_parser().parse_args([*FLAGS, f"--table.separator={separator}"])
     assert given.table.separator == separator
+
+
+def test_a_settings_file_names_no_function_to_run(tmp_path, capsys):
+    (tmp_path / "shop.yaml").write_text("text:\n  encoder: json:loads\n")
+    with pytest.raises(SystemExit) as end:
+        main([f"--config={tmp_path / 'shop.yaml'}", "--interactions=log.csv"])
+    assert end.value.code == 2
+    assert (
+        "may not name code to run: give the function with --text.encoder" in capsys.readouterr().err
+    )

@@ -81,9 +81,7 @@ def resumed(run, capsys, **changes):
 
 
 def test_two_of_last_are_kept(run):
-    last = steps_of(run, "last")
-    assert len(last) == 2
-    assert len(steps_of(run, "best")) == 1
+    assert len(steps_of(run, "last")) == 2
 
 
 def test_a_damaged_last_falls_back_to_the_one_before(made, run, capsys):
@@ -106,7 +104,7 @@ def test_damage_to_every_last_falls_back_to_best(made, run, capsys):
 
 def test_a_lost_last_is_told_and_empties_no_log(made, run, capsys):
     shutil.rmtree(run / "checkpoints" / "last")
-    (best,) = steps_of(run, "best")
+    best = steps_of(run, "best")[-1]
     said, found = resumed(run, capsys)
     assert f"there is no checkpoint `last`: going on from `best`, step {best}" in said
     assert "no epoch was finished" not in said
@@ -139,7 +137,10 @@ def test_no_whole_checkpoint_is_an_error_that_names_one(run):
     for which in ("last", "best"):
         for step in steps_of(run, which):
             spoil(run, which, step)
-    with pytest.raises(CheckpointError, match=r"no whole checkpoint is left: .*damaged"):
+    with (
+        pytest.warns(CheckpointWarning, match="it is put aside"),
+        pytest.raises(CheckpointError, match=r"no whole checkpoint is left: .*damaged"),
+    ):
         go(run, resume=True)
     assert (run / "metrics.jsonl").read_text() == before
 
@@ -163,6 +164,22 @@ def test_a_foreign_checkpoint_is_refused_with_the_setting(run, tmp_path):
         CheckpointError, match=r"(?s)other settings.*train.seed: 7 in the checkpoint"
     ):
         go(run, resume=True, train_epochs=6)
+
+
+def test_a_foreign_best_is_refused(run, tmp_path):
+    go(tmp_path / "other", train_seed=7)
+    shutil.rmtree(run / "checkpoints" / "best")
+    shutil.copytree(tmp_path / "other" / "checkpoints" / "best", run / "checkpoints" / "best")
+    with pytest.raises(CheckpointError, match=r"(?s)other settings.*train.seed: 7"):
+        go(run, resume=True, train_epochs=4)
+
+
+def test_a_best_later_than_last_is_made_anew(made, run, capsys):
+    """Its process died between the two saves; the older best is still there."""
+    newest = steps_of(run, "last")[-1]
+    shutil.rmtree(run / "checkpoints" / "last" / str(newest))
+    _, found = resumed(run, capsys)
+    assert found == made[1]
 
 
 def test_a_renamed_step_is_noticed(made, run, capsys):
@@ -212,6 +229,7 @@ def test_evaluation_reads_the_newest_whole_last_and_warns(run):
 
 
 def test_evaluation_of_a_damaged_best_is_refused(run):
-    spoil(run, "best", steps_of(run, "best")[0])
+    for step in steps_of(run, "best"):
+        spoil(run, "best", step)
     with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*best.*is damaged"):
         restore_run(run, dataset=tiny_dataset())

@@ -26,6 +26,8 @@ from tests.problems import (
     write_folder,
 )
 
+# Where a process dies between two saves, the next one says from which it goes on.
+pytestmark = pytest.mark.filterwarnings("ignore::mmssl_jax.checkpoint.CheckpointWarning")
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 4
 

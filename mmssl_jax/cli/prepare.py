@@ -36,10 +36,18 @@ def prepare_parser() -> SettingsParser:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, prepares, and prints the summary; exits with 2 on what a user can mend."""
     parser = prepare_parser()
-    found = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    found = parser.parse_args(given)
     for entry in dataclasses.fields(Settings):
         if dataclasses.is_dataclass(entry.type) and not isinstance(found[entry.name], Namespace):
             parser.error(f"{entry.name} is {shown(found[entry.name])}, expected settings by name")
+    for group in ("text", "image"):
+        encoder, flag = found[group].encoder, f"--{group}.encoder"
+        if ":" in encoder and not any(word.startswith(flag) for word in given):
+            parser.error(
+                f"{group}.encoder is {shown(encoder)} in a settings file, which may not name code "
+                f"to run: give the function with {flag}"
+            )
     parsed = parser.instantiate(found)
     names = [entry.name for entry in dataclasses.fields(Settings)]
     settings = Settings(**{name: parsed[name] for name in names})

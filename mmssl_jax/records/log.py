@@ -2,11 +2,16 @@
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmssl_jax.files import naming, replacing
+
+
+class LogWarning(UserWarning):
+    """Lines of a log are damaged."""
 
 
 class Log(NamedTuple):
@@ -48,8 +53,11 @@ def read_log(path: Path) -> Log:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of the epochs of a log."""
-    return read_log(path).records
+    """The records of the epochs of a log; damaged lines are warned of."""
+    log = read_log(path)
+    if log.damaged:
+        warnings.warn(damage_line(path, log.damaged), LogWarning, stacklevel=2)
+    return log.records
 
 
 def keep_records_until(path: Path, step: int) -> list[int]:
@@ -100,7 +108,9 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+        return None
+    return entry if type(entry.get("epoch")) is int or type(entry.get("note")) is str else None
 
 
 def epoch_line(record: dict[str, Any], watched: Sequence[str], monitor: str, is_best: bool) -> str:

@@ -136,14 +136,16 @@ def train_epochs(
     )
     steps, waiting, read_at = progress.steps, None, time.perf_counter()
     pace = 0.0  # seconds a step, once known
+    n_before = 0  # steps of the epoch under way that an earlier process has done
     with bar:
         while waiting or not progress.is_over(config):
             epoch = None
             in_pieces = piece_length(minutes, pace, per_epoch) < per_epoch
             if waiting is None or not (in_pieces or progress.may_end(config, waiting.n_steps)):
                 bar.set_description(f"epoch {progress.epochs + bool(waiting)}")
-                n_steps = min(per_epoch, most_steps - steps)
-                begun = begin_epoch(programs, state, part)
+                # A run that goes on with fewer `max_steps` may be past them within an epoch.
+                n_steps = max(part.steps, min(per_epoch, most_steps - steps))
+                begun, n_before = begin_epoch(programs, state, part), part.steps
                 if waiting is None:
                     begun, pace = run_pieces(
                         problem, programs, begun, (n_steps, pace), progress, outlets
@@ -154,7 +156,7 @@ def train_epochs(
                 # An epoch's time ends when its figures are there, not when the next is dispatched.
                 jax.block_until_ready(waiting.ranking)
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
-                pace = seconds / waiting.n_steps
+                pace = seconds / max(1, waiting.n_steps - n_before)
                 figures = read_figures(problem, programs, waiting, progress, outlets)
                 progress = keep_epoch(problem, waiting, figures, progress, seconds, outlets)
                 bar.update(waiting.n_steps)
@@ -193,7 +195,7 @@ def run_pieces(
     Returns: where the epoch is then, and the seconds of a step. Raises DivergedError.
     """
     (n_steps, pace), minutes = length, problem.config.train.checkpoint_minutes
-    saved_at = time.perf_counter()
+    saved_at, is_first = time.perf_counter(), True
     while minutes and begun.steps < n_steps - 2:
         # The first step compiles, and the second one tells what a step takes.
         n = piece_length(minutes, pace, n_steps - begun.steps) if pace else 1
@@ -202,22 +204,32 @@ def run_pieces(
         started = time.perf_counter()
         state, tally = programs.training.go_on(begun.state, begun.tally, n)
         jax.block_until_ready(tally)
-        is_compiled, begun = begun.steps > 0, Begun(state, tally, begun.steps + n)
-        pace = (time.perf_counter() - started) / n if is_compiled else 0.0
+        if pace or not is_first:
+            pace = (time.perf_counter() - started) / n
+        begun, is_first = Begun(state, tally, begun.steps + n), False
         check_finite(problem, Part.of(tally), {}, progress, outlets)
         if time.perf_counter() - saved_at >= 60 * minutes:
-            save_part(programs, begun, progress, outlets)
+            save_part(problem, programs, begun, progress, outlets)
             saved_at = time.perf_counter()
     return begun, pace
 
 
-def save_part(programs: Programs, begun: Begun, progress: Progress, outlets: Outlets) -> None:
-    """Saves the state within an epoch as `last`."""
-    part = Part.of(begun.tally)
-    record = {"progress": progress._asdict(), "settings": outlets.settings}
+def save_part(
+    problem: Problem, programs: Programs, begun: Begun, progress: Progress, outlets: Outlets
+) -> None:
+    """Saves the state within an epoch as `last`. Raises DivergedError rather than save what is not
+    finite."""
+    part, (finite, words) = Part.of(begun.tally), programs.health(begun.state)
+    check_finite(problem, part, by_name(begun.state, finite), progress, outlets)
+    record = {"progress": progress._asdict(), "settings": outlets.settings, "part": part._asdict()}
     last, step = outlets.checkpoints.last, progress.steps + begun.steps
-    state = programs.copy(begun.state)  # the next steps reuse the original's memory
-    save_checkpoint(last, step, state, record | {"part": part._asdict()})
+    # A copy, since the next steps reuse the original's memory.
+    save_checkpoint(last, step, programs.copy(begun.state), record, words)
+
+
+def by_name(state: TrainState, finite: jax.Array) -> dict[str, bool]:
+    """{array's name: whether it is finite}."""
+    return dict(zip(array_names(state), np.asarray(finite).tolist(), strict=True))
 
 
 def dispatch_epoch(programs: Programs, begun: Begun, n_steps: int) -> tuple[TrainState, Epoch]:
@@ -249,9 +261,8 @@ def read_figures(
 ) -> Figures:
     """Waits for an epoch's figures. Raises DivergedError if they are not finite."""
     part = Part.of(epoch.tally)
-    names = [*array_names(epoch.state), "embeddings"]
-    arrays = dict(zip(names, np.asarray(epoch.finite).tolist(), strict=True))
-    check_finite(problem, part, arrays, progress, outlets)
+    arrays = by_name(epoch.state, epoch.finite[:-1])
+    check_finite(problem, part, arrays | {"embeddings": bool(epoch.finite[-1])}, progress, outlets)
     validation = programs.evaluators["validation"].finish(epoch.ranking)
     return Figures(progress.epochs, part.means, validation)
 

@@ -1,6 +1,7 @@
 """A run from its start, or from where it stopped, to its result."""
 
 import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import (
+    CheckpointError,
+    CheckpointWarning,
     abstract_tree,
     open_checkpoints,
     require_safe_path,
@@ -55,6 +58,7 @@ from mmssl_jax.training.recover import recover, settings_of
 
 # What a run writes up to its settings, with which it begins to exist, whole or in part.
 STARTED = ("environment.json", "dataset.json", LOCK)
+UNFINISHED = tuple(f"{name}.part" for name in (*STARTED, "config.yaml"))
 
 
 def fit(
@@ -100,7 +104,11 @@ def fit(
         if not resume:
             start_run(problem, run)
         changed = resume_run(problem, run) if resume else None
-        result = train_in(problem, programs, run, changed, quiet, trial)
+        try:
+            result = train_in(problem, programs, run, changed, quiet, trial)
+        except KeyboardInterrupt:
+            say(f"stopped; continue with: python train.py --run {shlex.quote(str(run))} --resume")
+            raise
     for split in ("validation", "test"):
         if split in result:
             rows = {problem.method.TITLE: result[split]}
@@ -112,6 +120,11 @@ def fit(
 def speaker(quiet: bool) -> Callable[[str], None]:
     """What prints a line beside a progress bar, or nothing."""
     return (lambda text: None) if quiet else tqdm.write
+
+
+def warner(quiet: bool) -> Callable[[str], None]:
+    """The same for what nobody may miss: a quiet run warns."""
+    return (lambda text: warnings.warn(text, CheckpointWarning, 3)) if quiet else tqdm.write
 
 
 def train_in(
@@ -130,7 +143,7 @@ def train_in(
     with opened_checkpoints(run) as checkpoints, event_writer(config.train, run) as write_events:
         progress, part = Progress(), NOT_BEGUN
         if changed is not None:
-            state, progress, part = recover(checkpoints, state, config, run, say)
+            state, progress, part = recover(checkpoints, state, config, run, warner(quiet))
             say(resume_line(progress, part, progress.is_over(config)))
             if changed:
                 step = progress.steps + part.steps
@@ -142,12 +155,13 @@ def train_in(
                 say("training; the first epoch takes longer, since it compiles")
             outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, quiet)
             train_epochs(problem, programs, (state, progress, part), outlets, trial)
-        except KeyboardInterrupt:
-            say(f"stopped; continue with: python train.py --run {shlex.quote(str(run))} --resume")
+        except BaseException:
+            for manager in checkpoints:  # what ends the run is told, and not what comes after it
+                with suppress(CheckpointError):
+                    settle(manager, like)
             raise
-        finally:
-            settle(checkpoints.best, like)
-            settle(checkpoints.last, like)
+        for manager in checkpoints:
+            settle(manager, like)
         say(f"ended; the best epoch by validation {config.train.monitor} is restored")
         result = conclude(problem, programs, like, checkpoints, run)
         test = {f"test/{name}": value for name, value in result.get("test", {}).items()}
@@ -179,9 +193,7 @@ def require_run(run: Path) -> None:
 def require_no_run(run: Path) -> None:
     """Raises RunError when there is a run, or anything else, in a directory."""
     # Without settings nothing was trained: a start that was killed may start again.
-    if run.exists() and any(
-        path.name.removesuffix(".part") not in STARTED for path in run.iterdir()
-    ):
+    if run.exists() and any(path.name not in (*STARTED, *UNFINISHED) for path in run.iterdir()):
         raise RunError(
             f"{run} is not empty: add --resume (in Python, resume=True) to continue the run in it, "
             "or name another --run"

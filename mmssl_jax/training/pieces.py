@@ -7,7 +7,7 @@ import jax
 from mmssl_jax.parallel import place_like
 from mmssl_jax.training.problem import Tally
 
-AT_MOST = 30.0  # seconds of a piece
+AT_MOST = 20.0  # seconds of a piece: less than clusters leave a process after SIGTERM
 
 
 class Part(NamedTuple):
@@ -36,10 +36,12 @@ NOT_BEGUN = Part(0, {}, {})
 
 
 def piece_length(minutes: float, seconds: float, n_steps: int) -> int:
-    """Steps of a piece, all if they end before a checkpoint is due.
+    """Steps of a piece: all of a short rest of an epoch, else as many as take AT_MOST seconds, or
+    the time between two checkpoints if that is shorter.
 
     minutes: between checkpoints, 0 for none within an epoch. seconds: of a step, 0 if not known.
     """
-    if not minutes or not seconds or n_steps * seconds <= 60 * minutes:
+    longest = min(AT_MOST, 60 * minutes)
+    if not minutes or not seconds or n_steps * seconds <= longest:
         return n_steps
-    return max(1, min(n_steps, int(min(AT_MOST, 60 * minutes) / seconds)))
+    return max(1, int(longest / seconds))

@@ -18,7 +18,7 @@ from mmssl_jax.checkpoint import (
 from mmssl_jax.config import Config, flatten
 from mmssl_jax.messages import shown
 from mmssl_jax.parallel import on_host
-from mmssl_jax.records.log import damage_line, keep_records_until, read_records
+from mmssl_jax.records.log import damage_line, keep_records_until, read_log
 from mmssl_jax.run_config import MAY_CHANGE
 from mmssl_jax.training.epochs import Checkpoints, Progress, RunError
 from mmssl_jax.training.pieces import NOT_BEGUN, Part
@@ -74,13 +74,15 @@ def recover(
     log = run / "metrics.jsonl"
     found = newest_whole(checkpoints, like, config, say)
     if found is None:
-        n_epochs = len(read_records(log))
+        n_epochs = len(read_log(log).records)
         if n_epochs > 1:  # the first one is logged before it is saved
             raise RunError(
                 f"{log} has {n_epochs} epochs, but {run / 'checkpoints'} holds no "
                 "checkpoint to go on from: put it back from a copy, or start a new run with "
                 "another --run"
             )
+        if n_epochs:
+            say("the first epoch was logged, but never saved: the run starts anew")
         keep_records_until(log, 0)
         return like, Progress(), NOT_BEGUN
     which, record, state = found
@@ -88,7 +90,7 @@ def recover(
     part = part_of(record)
     if which == "best":
         say(f"there is no checkpoint `last`: going on from `best`, step {progress.steps}")
-    elif not is_best_whole(checkpoints.best, progress, like, say):
+    elif not is_best_whole(checkpoints.best, progress, like, config, say):
         progress = without_best(checkpoints.best, record, state, config.train.monitor, say)
     damaged = keep_records_until(log, progress.steps + part.steps)
     if damaged:
@@ -146,22 +148,32 @@ def put_aside(manager: Manager, step: int) -> Path:
     old = Path(manager.directory) / str(step)
     folder = old.parent.parent / "damaged"
     folder.mkdir(exist_ok=True)
-    n = sum(1 for path in folder.iterdir() if path.name.startswith(f"{old.parent.name}-{step}"))
-    new = folder / (f"{old.parent.name}-{step}" + (f"-{n}" if n else ""))
+    name = f"{old.parent.name}-{step}"
+    n = sum(path.name == name or path.name.startswith(f"{name}-") for path in folder.iterdir())
+    new = folder / (f"{name}-{n}" if n else name)
     old.rename(new)
     manager.reload()
     return new
 
 
-def is_best_whole(best: Manager, progress: Progress, like: TrainState, say: Say) -> bool:
-    """Whether the best epoch that a run remembers is there; if not, why is said."""
+def is_best_whole(
+    best: Manager, progress: Progress, like: TrainState, config: Config, say: Say
+) -> bool:
+    """Whether the best epoch that a run remembers is there; if not, why is said.
+
+    One that is later than where the run goes on, whose process died before `last` was saved, goes:
+    its epoch is run again.
+    """
+    for step in best.all_steps():
+        if step > progress.steps:
+            best.delete(step)
     if progress.best_epoch < 0:
         return True
     for step in sorted(best.all_steps(), reverse=True):
         try:
-            restore_record(best, step)
+            record = read_record(best, step, config)
             restore_tree(best, on_host(like), step)
-            return True
+            return Progress(**record["progress"]).best_epoch == progress.best_epoch
         except DamagedError as error:
             say(f"{error}; it is put aside in {put_aside(best, step)}")
     return False

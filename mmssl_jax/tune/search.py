@@ -22,15 +22,17 @@ from mmssl_jax.messages import shown
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import read_records, write_json
 from mmssl_jax.records.read import read_json
-from mmssl_jax.run_config import validate
+from mmssl_jax.run_config import MAY_MOVE, validate
 from mmssl_jax.study.run import finish_run, read_result
 from mmssl_jax.training.epochs import DivergedError, RunError
-from mmssl_jax.training.lock import only_writer
+from mmssl_jax.training.lock import LOCK, only_writer
 from mmssl_jax.training.loop import dataset_record
 from mmssl_jax.tune.space import Choices, Space, contains
 
 # They change where and how fast trials run, not what they are.
-MAY_CHANGE = ("data.path", "data.format", "parallel.devices", "parallel.transform")
+MAY_CHANGE = (*MAY_MOVE, "parallel.devices", "parallel.transform", "parallel.compilation_cache")
+
+SEARCH = "search.json"
 
 
 class SearchSettings(NamedTuple):
@@ -74,12 +76,16 @@ def search(
     """
     optuna = load_optuna()
     check_output_folder(out)
-    check_same_search(base, space, settings, out)
+    check_folder(out)
     with only_writer(out):
+        check_same_search(base, space, settings, out)
         study = open_study(optuna, out, settings)
-        start = start_params(space, base)
-        if start is not None and not study.get_trials():
-            study.enqueue_trial(start)
+        if not study.get_trials():
+            start = start_params(space, base)
+            if start is None:
+                say("no trial has the settings that the search starts from: the space has not all")
+            else:
+                study.enqueue_trial(start)
         state = optuna.trial.TrialState
         while (n_done := len(finished_trials(optuna, study, space))) < n_trials:
             if not may_begin(optuna, study, settings.minutes):
@@ -169,8 +175,17 @@ def open_study(optuna: Any, out: Path, settings: SearchSettings) -> Any:
     return study
 
 
+def check_folder(out: Path) -> None:
+    """Raises RunError for a folder that holds something else than a search."""
+    begun = (LOCK, f"{SEARCH}.part")  # by a process that was killed
+    if (out / SEARCH).is_file() or not out.exists():
+        return
+    if not out.is_dir() or any(path.name not in begun for path in out.iterdir()):
+        raise RunError(f"{out} is in use and holds no search: name another with --out")
+
+
 def check_same_search(base: Config, space: Space, settings: SearchSettings, out: Path) -> None:
-    """Writes to `out/search.json` what makes trials comparable, or compares with what is there.
+    """Writes to `out/SEARCH` what makes trials comparable, or compares with what is there.
 
     Raises RunError with the differences, DatasetError for data without a validation split.
     """
@@ -186,16 +201,21 @@ def check_same_search(base: Config, space: Space, settings: SearchSettings, out:
     now |= {f"dataset {key}": value for key, value in dataset_record(dataset).items()}
     now["search_seed"] = settings.seed
     now = json.loads(json.dumps(now))
-    path = out / "search.json"
+    path = out / SEARCH
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out} is in use and holds no search: name another with --out")
-        out.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
         return
     what = "what makes the trials of a search comparable: name a new --out"
     saved = read_json(path, what, RunError)
-    keys = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
+    # A setting that only one version has is passed over; the space and the data are not.
+    known = flatten(base)
+    keys = [
+        key
+        for key in {**saved, **now}
+        if saved.get(key) != now.get(key)
+        and key not in MAY_CHANGE
+        and not (key in known and key not in saved)
+    ]
     if keys:
         lines = [
             f"{shown(key)[1:-1]}: {shown(saved.get(key))} in the search, {shown(now.get(key))} now"

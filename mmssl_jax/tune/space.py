@@ -24,7 +24,8 @@ from mmssl_jax.settings_yaml import Node, Section, meant, plain, read_section
 # They say what is measured, on which data and where, so that trials would not be comparable.
 FIXED = (
     "method", "preset", "data.path", "data.format", "data.seed", "data.cold_items",
-    "train.monitor", "train.seed", "train.epochs", "train.max_steps",
+    "train.monitor", "train.seed", "train.epochs", "train.max_steps", "train.checkpoint_minutes",
+    "train.tensorboard",
 )  # fmt: skip
 FIXED_STAGES = ("eval", "parallel")
 EXAMPLE = "such as\n'optim.lr: {low: 1e-5, high: 1e-3, log: true}'"
