@@ -67,7 +67,7 @@ def test_any_separator_may_be_a_flag(separator):
 def test_a_settings_file_names_no_function_to_run(tmp_path, capsys):
     (tmp_path / "shop.yaml").write_text("text:\n  encoder: json:loads\n")
     with pytest.raises(SystemExit) as end:
-        main([f"--config={tmp_path / 'shop.yaml'}", "--interactions=log.csv"])
+        main([*FLAGS, f"--config={tmp_path / 'shop.yaml'}"])
     assert end.value.code == 2
     assert (
         "may not name code to run: give the function with --text.encoder" in capsys.readouterr().err
