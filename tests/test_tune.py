@@ -170,6 +170,17 @@ def test_two_searches_at_once_are_refused(base, tmp_path, fake_fit):
     assert len(run_search(base, tmp_path / "search", 2)) == 2
 
 
+@pytest.mark.parametrize("damage", [b"", b"SQLite format 3\0nonsense", b"text"])
+def test_a_damaged_record_is_told(base, tmp_path, fake_fit, damage):
+    run_search(base, tmp_path / "search", 1)
+    (tmp_path / "search" / "study.db").write_bytes(damage)
+    if damage:
+        with pytest.raises(RunError, match=r"study.db: cannot be read as the record of a search"):
+            run_search(base, tmp_path / "search", 2)
+    else:  # SQLite takes an empty file for a new one: the trials are run again
+        assert len(run_search(base, tmp_path / "search", 2)) == 2
+
+
 def test_another_search_in_the_same_place_is_refused(base, tmp_path, fake_fit):
     out = tmp_path / "search"
     run_search(base, out, 1)

@@ -8,7 +8,7 @@ from mmssl_jax.data.controls import Draw, replace_features
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.readers import read_dataset
 from mmssl_jax.data.synthetic import planted_dataset
-from mmssl_jax.files import user_path
+from mmssl_jax.files import user_path, user_text
 from mmssl_jax.messages import shown
 
 
@@ -20,7 +20,7 @@ def load_dataset(config: DataConfig, needs_features: bool = True) -> Dataset:
     """
     if config.format != "synthetic":
         names = config.modalities or None
-        return read_dataset(config.path, config.format, names, needs_features)
+        return read_dataset(user_text(config.path), config.format, names, needs_features)
     n_modalities = 3 if "textual" in config.modalities else 2
     dataset = planted_dataset(seed=config.seed, n_modalities=n_modalities)
     unknown = set(config.modalities) - set(dataset.modalities)

@@ -26,6 +26,7 @@ from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.facts import scale_warnings
 from mmssl_jax.data.load import require_data
+from mmssl_jax.files import user_path
 from mmssl_jax.method import Scorer, Vectors
 from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random_vectors
 from mmssl_jax.ranking.lists import Scoring
@@ -84,7 +85,7 @@ def fit(
     """
     validate(config)
     require_tensorboard(config.train)
-    run = Path(run)
+    run = user_path(run)
     if resume and dataset is None:
         require_data(config.data, run)
     if run.exists() and not run.is_dir():

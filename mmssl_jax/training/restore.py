@@ -14,6 +14,7 @@ from mmssl_jax.checkpoint import (
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import require_data
+from mmssl_jax.files import user_path
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.read import DATASET_KEYS, DATASET_RECORD, read_json
 from mmssl_jax.run_config import read_config
@@ -41,6 +42,7 @@ def restore_run(
     dataset: used instead of reading the configured one, for a run that was given one.
     Raises RunError when `run` holds no run, DatasetError when its data has changed.
     """
+    run = user_path(run)
     config = run_config(run)
     # The machine that evaluates need not have the devices of the one that trained.
     config = override(config, {"parallel.devices": devices})

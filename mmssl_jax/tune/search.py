@@ -158,18 +158,29 @@ def load_optuna() -> Any:
 
 
 def open_study(optuna: Any, out: Path, settings: SearchSettings) -> Any:
-    """The study in `out/study.db`; trials that were interrupted wait there to be continued."""
-    state = optuna.trial.TrialState
-    study = optuna.create_study(
-        study_name="mmssl_jax",
-        storage=f"sqlite:///{(out / 'study.db').absolute()}",
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
-        ),
-        load_if_exists=True,
-    )
-    for trial in study.get_trials(states=(state.RUNNING,)):
+    """The study in `out/study.db`; trials that were interrupted wait there to be continued.
+
+    Raises RunError where the file is damaged.
+    """
+    state, file = optuna.trial.TrialState, out / "study.db"
+    try:
+        study = optuna.create_study(
+            study_name="mmssl_jax",
+            storage=f"sqlite:///{file.absolute()}",
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
+            ),
+            load_if_exists=True,
+        )
+        interrupted = study.get_trials(states=(state.RUNNING,))
+    except Exception as error:  # of SQLite, SQLAlchemy or Optuna
+        first = (str(error).splitlines() or [""])[0]
+        raise RunError(
+            f"{file}: cannot be read as the record of a search ({type(error).__name__}: {first}); "
+            "put it back from a copy, or start a new search with another --out"
+        ) from error
+    for trial in interrupted:
         study.enqueue_trial(trial.params)
         study.tell(trial.number, state=state.FAIL)
     return study
