@@ -33,28 +33,27 @@ def settings(folder: Path, epochs: int = EPOCHS) -> list[str]:
     )
 
 
-def start(arguments: list[str], seconds: float, end_with: signal.Signals) -> tuple[int, str]:
-    """Runs train.py in a process of its own, which gets a signal after some seconds, if it still
-    runs. Returns its exit status and what it printed."""
-    command = [sys.executable, "train.py", *arguments]
+def start(
+    arguments: list[str], run: Path, moment: tuple[int, float], end_with: signal.Signals
+) -> tuple[int, str]:
+    """Runs train.py in a process of its own, which gets a signal if it still runs at a moment: some
+    epochs are logged, and some seconds have passed since. Returns its exit status and what it
+    printed."""
+    command = [sys.executable, "train.py", *arguments, f"--run={run}"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(end_with)
-        said, _ = process.communicate(timeout=120)
+    epochs, seconds = moment
+    log, deadline = run / "metrics.jsonl", time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if not epochs or (log.exists() and log.read_bytes().count(b"\n") >= epochs):
+            break
+        time.sleep(0.005)
+    time.sleep(seconds)
+    process.send_signal(end_with)
+    said, _ = process.communicate(timeout=120)
     return process.returncode, said
-
-
-def wait_for(run: Path, epochs: int, seconds: float = 120) -> None:
-    """Until a run's log has some epochs."""
-    deadline = time.monotonic() + seconds
-    while not (run / "metrics.jsonl").exists() or len(read_records(run / "metrics.jsonl")) < epochs:
-        assert time.monotonic() < deadline, "the epochs do not come"
-        time.sleep(0.02)
 
 
 def outcome(run: Path) -> tuple[list[dict], dict]:
