@@ -100,6 +100,9 @@ TABLES: dict[str, Case] = {
         {"log.csv": f"{LOG}é,a,5,7\n".encode()}, [*VISUAL, "--table.encoding=ascii"],
         "log.csv: byte 0xc3 in line 8 is not ascii",
     ),
+    "an encoding that names no place": (
+        {}, [*VISUAL, "--table.encoding=undefined"], "log.csv: is not undefined",
+    ),
     "half of utf-16": (
         {"log.csv": LOG.encode("utf-16")[:-1]}, [*VISUAL, "--table.encoding=utf-16"],
         "log.csv: ",

@@ -7,6 +7,7 @@ drop what long ones have beyond the columns it was asked for, and read on behind
 import codecs
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -200,7 +201,7 @@ def _refuse_other_formats(path: Path, encoding: str) -> None:
 
 def _undecodable(path: Path, encoding: str, error: UnicodeError) -> str:
     """Where the first bytes are that are not of the encoding, and which encoding may be."""
-    with path.open("rb") as file:
+    with suppress(UnicodeError), path.open("rb") as file:  # some codecs name no place
         for number, line in enumerate(file, 1):
             try:
                 line.decode(encoding)
