@@ -2,13 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from mmssl_jax.cli.errors import reported
 from mmssl_jax.cli.stops import stoppable
 from mmssl_jax.training.epochs import RunError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -44,3 +49,19 @@ def test_a_thread_sets_no_handler():
     thread.start()
     thread.join()
     assert ran == [True]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["train", "mmssl_jax.prepare", "mmssl_jax.study"])
+def test_a_command_that_still_imports_stops_in_silence(sent, module):
+    start = (
+        "import os, runpy, signal, sys, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "threading.Timer(0.2, os.kill, (os.getpid(), int(sys.argv[1]))).start()\n"
+        f"runpy.run_module({module!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start, str(int(sent))], capture_output=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == -sent
+    assert done.stderr == b""

@@ -12,12 +12,24 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM."""
 
 
+def stop_in_silence() -> None:
+    """Lets Ctrl-C end the process as SIGTERM does, at once and without a traceback, until
+    `stoppable` knows better: a command imports for seconds before it begins."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def stoppable(when_stopped: str) -> Iterator[None]:
     """Runs a command's work; Ctrl-C and SIGTERM end it with a message, unless that is empty, and
     status 130 or 143."""
     is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    before = signal.signal(signal.SIGTERM, _terminate) if is_main else None
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    if is_main:
+        signal.signal(signal.SIGTERM, _terminate)
+        if before[signal.SIGINT] is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -25,8 +37,8 @@ def stoppable(when_stopped: str) -> Iterator[None]:
             print(when_stopped, file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
