@@ -18,7 +18,13 @@ ON = TrainConfig(tensorboard=True)
 
 def records(n: int) -> list[dict]:
     return [
-        {"epoch": e, "step": 5 * (e + 1), "bpr": 0.5 / (e + 1), "validation/recall@20": 0.25 * e}
+        {
+            "epoch": e,
+            "step": 5 * (e + 1),
+            "seconds": 0.5,
+            "bpr": 0.5 / (e + 1),
+            "validation/recall@20": 0.25 * e,
+        }
         for e in range(n)
     ]
 

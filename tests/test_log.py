@@ -18,18 +18,20 @@ from mmssl_jax.records.log import (
 )
 
 
+def record_of(step: int) -> dict:
+    return {"epoch": step // 5, "step": step, "seconds": 0.5, "bpr": 1 / step}
+
+
 @pytest.fixture
 def log(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for step in (5, 10, 15):
-        append_record(path, {"epoch": step // 5, "step": step, "bpr": 1 / step})
+        append_record(path, record_of(step))
     return path
 
 
 def test_records_come_back_exactly(log):
-    assert read_records(log) == [
-        {"epoch": step // 5, "step": step, "bpr": 1 / step} for step in (5, 10, 15)
-    ]
+    assert read_records(log) == [record_of(step) for step in (5, 10, 15)]
 
 
 def test_an_unfinished_last_line_is_dropped(log):
@@ -42,15 +44,33 @@ def test_an_unfinished_last_line_is_dropped(log):
 def test_records_after_a_step_are_dropped(log, step, kept):
     keep_records_until(log, step)
     assert [record["step"] for record in read_records(log)] == kept
-    append_record(log, {"epoch": 20, "step": 100})
+    append_record(log, record_of(100))
     assert [record["step"] for record in read_records(log)] == [*kept, 100]
 
 
 def test_a_log_that_was_cut_off_can_be_continued(log):
     log.write_text(log.read_text() + '{"step": 20, "bp')
     keep_records_until(log, 15)
-    append_record(log, {"epoch": 4, "step": 20})
+    append_record(log, record_of(20))
     assert [record["step"] for record in read_records(log)] == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"epoch": 4, "step": 20}',
+        '{"step": 20, "seconds": 1.0}',
+        '{"epoch": 4, "step": 20, "seconds": "1"}',
+        '{"epoch": 4, "step": 20, "seconds": 1, "bpr": null}',
+        '{"epoch": 4.5, "step": 20, "seconds": 1}',
+        '{"epoch": 4, "step": true, "seconds": 1}',
+        '{"step": 20, "note": 7}',
+    ],
+)
+def test_a_line_that_is_no_record_is_damaged(log, line):
+    log.write_text(log.read_text() + line + "\n")
+    assert read_log(log).damaged == [4]
+    assert len(read_records(log)) == 3
 
 
 def test_no_log_yet(tmp_path):

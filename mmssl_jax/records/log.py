@@ -110,7 +110,12 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(entry, dict) or type(entry.get("step")) is not int:
         return None
-    return entry if type(entry.get("epoch")) is int or type(entry.get("note")) is str else None
+    if "note" in entry:
+        return entry if isinstance(entry["note"], str) else None
+    figures = [value for key, value in entry.items() if key != "epoch"]
+    are_numbers = all(type(value) in (int, float) for value in figures)
+    has_all = type(entry.get("epoch")) is int and "seconds" in entry
+    return entry if are_numbers and has_all else None
 
 
 def epoch_line(record: dict[str, Any], watched: Sequence[str], monitor: str, is_best: bool) -> str:

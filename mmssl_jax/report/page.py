@@ -95,7 +95,7 @@ def headline_column(run: Run) -> dict[str, str]:
             column["best epoch"] = f"{best[0]['epoch']}"
         names = [f"{name}@{run.analysis.k}" for name in ("recall", "ndcg")]
         for name in dict.fromkeys([run.config.train.monitor, *names]):
-            if best:
+            if best and f"validation/{name}" in best[0]:
                 column[f"validation {name}"] = f"{best[0][f'validation/{name}']:.4f}"
         for name in names:
             for ranking in (MODEL, POPULARITY, RANDOM):
@@ -107,7 +107,7 @@ def headline_column(run: Run) -> dict[str, str]:
 
 def modality_line(run: Run, name: str) -> str:
     """Name and width of a modality, and the share of the items that lack it, if any does."""
-    missing = run.analysis.missing[name] if run.analysis else 0.0
+    missing = run.analysis.missing.get(name, 0.0) if run.analysis else 0.0
     lacking = f", {missing:.1%} of the items lack it" if missing else ""
     return f"{name} ({run.dataset['modalities'][name]}{lacking})"
 
