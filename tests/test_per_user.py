@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.method import ItemWeights, Vectors
 from mmssl_jax.ranking.evaluate import HeldOut
 from mmssl_jax.ranking.lists import Scoring
-from mmssl_jax.ranking.per_user import per_user_metrics, read_per_user, write_per_user
+from mmssl_jax.ranking.per_user import PerUser, per_user_metrics, read_per_user, write_per_user
 from tests.test_evaluate import KS, N_ITEMS, N_USERS, brute_force, evaluator_of, problem
 
 __all__ = ["problem"]  # a fixture
@@ -54,9 +55,41 @@ def test_item_weights_are_measured_too_and_lists_are_no_longer_than_the_catalogu
     np.testing.assert_array_equal(found["recall@100"], 1.0)  # everything unseen is in the list
 
 
+def whole() -> PerUser:
+    return {
+        "users": np.arange(3, dtype=np.int32),
+        "recall@20": np.ones(3, np.float32),
+        "ndcg@20": np.ones(3, np.float32),
+        "held_out": np.zeros((4, 2), np.int32),
+        "found@20": np.ones(4, bool),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("users", np.array([0, 2, 1])),
+        ("users", np.arange(4)),
+        ("users", np.ones(3)),
+        ("recall@20", np.ones(2)),
+        ("recall@20", np.full(3, np.nan)),
+        ("ndcg@20", np.array(["a", "b", "c"])),
+        ("held_out", np.zeros((4, 3), int)),
+        ("held_out", np.array(5)),
+        ("found@20", np.ones(3, bool)),
+        ("found@20", None),
+    ],
+)
+def test_what_does_not_belong_together_is_damaged(tmp_path, name, values):
+    found = whole() | {name: values}
+    write_per_user(tmp_path, {key: x for key, x in found.items() if x is not None})
+    with pytest.raises(DatasetError, match=r"per_user\.npz: damaged .* remove the"):
+        read_per_user(tmp_path)
+
+
 def test_what_is_written_is_read_back(tmp_path):
     assert read_per_user(tmp_path) is None
-    written = {"users": np.arange(3, dtype=np.int32), "recall@20": np.ones(3, np.float32)}
+    written = whole()
     write_per_user(tmp_path, written)
     read = read_per_user(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["per_user.npz"]

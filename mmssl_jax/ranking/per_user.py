@@ -80,6 +80,19 @@ def write_per_user(run: Path, found: PerUser) -> None:
         np.savez_compressed(file, **found)  # type: ignore[arg-type]
 
 
+def _check_shapes(found: PerUser) -> None:
+    """Raises ValueError or KeyError unless there is one number of each metric for every user, and
+    one truth for every held-out pair."""
+    users, pairs = found[USERS], found[PAIRS]
+    if users.ndim != 1 or users.dtype.kind != "i" or (np.diff(users) <= 0).any():
+        raise ValueError(f"users are {users.dtype} of shape {users.shape}, or unsorted")
+    for name in METRICS:
+        if found[name].shape != users.shape or not np.isfinite(found[name]).all():
+            raise ValueError(f"{name} is not one number for each of {len(users)} users")
+    if found[FOUND].shape != (len(pairs),) or pairs.shape != (len(pairs), 2):
+        raise ValueError(f"{FOUND} is not one truth for each of the held-out pairs")
+
+
 def read_per_user(run: Path) -> PerUser | None:
     """What `write_per_user` wrote, or None where a run has no such file."""
     if not (run / FILE).is_file():
@@ -87,7 +100,9 @@ def read_per_user(run: Path) -> PerUser | None:
     try:
         # Opened here, since NumPy leaves open what is no archive.
         with (run / FILE).open("rb") as opened, np.load(opened) as file:
-            return dict(file)
+            found = dict(file)
+        _check_shapes(found)
+        return found
     except DAMAGES as error:
         raise DatasetError(
             f"{run / FILE}: damaged ({type(error).__name__}: {clipped(str(error))}); remove the "
