@@ -47,7 +47,9 @@ class FakeFit:
         for epoch in (0, 1):
             metrics = {"recall@20": config.optim.lr * (epoch + 1), "ndcg@20": 0.5}
             record = {f"validation/{name}": value for name, value in metrics.items()}
-            append_record(run / "metrics.jsonl", {"epoch": epoch, "step": epoch, **record})
+            append_record(run / "metrics.jsonl", {
+                "epoch": epoch, "step": epoch, "seconds": 0.0, **record,
+            })  # fmt: skip
             if trial is not None:
                 trial(epoch, metrics)
             if len(self.ran) == self.stop_at:
@@ -170,15 +172,24 @@ def test_two_searches_at_once_are_refused(base, tmp_path, fake_fit):
     assert len(run_search(base, tmp_path / "search", 2)) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"SQLite format 3\0nonsense", b"text"])
-def test_a_damaged_record_is_told(base, tmp_path, fake_fit, damage):
-    run_search(base, tmp_path / "search", 1)
-    (tmp_path / "search" / "study.db").write_bytes(damage)
-    if damage:
-        with pytest.raises(RunError, match=r"study.db: cannot be read as the record of a search"):
-            run_search(base, tmp_path / "search", 2)
-    else:  # SQLite takes an empty file for a new one: the trials are run again
-        assert len(run_search(base, tmp_path / "search", 2)) == 2
+def test_a_search_lies_where_its_path_says(base, tmp_path, fake_fit):
+    for name in ("a?b", "a?c", "100%41"):
+        assert len(run_search(base, tmp_path / name, 1)) == 1
+        assert (tmp_path / name / "study.db").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "a?b", "a?c", "100%41"}
+
+
+def test_a_damaged_study_is_told(base, tmp_path, fake_fit):
+    out = tmp_path / "search"
+    run_search(base, out, 1)
+    for content in (b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000):
+        (out / "study.db").write_bytes(content)
+        with pytest.raises(RunError, match=r"study\.db: the trials .* from a copy"):
+            run_search(base, out, 2)
+    (out / "study.db").unlink()
+    (out / "study.db").mkdir()
+    with pytest.raises(RunError, match=r"study\.db is no file"):
+        run_search(base, out, 2)
 
 
 def test_another_search_in_the_same_place_is_refused(base, tmp_path, fake_fit):

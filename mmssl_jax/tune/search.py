@@ -7,8 +7,10 @@ suggests what it would have suggested.
 """
 
 import json
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +79,7 @@ def search(
     optuna = load_optuna()
     check_output_folder(out)
     check_folder(out)
-    with only_writer(out):
+    with only_writer(out), readable_study(out / "study.db"):
         check_same_search(base, space, settings, out)
         study = open_study(optuna, out, settings)
         if not study.get_trials():
@@ -142,7 +144,8 @@ def run_trial(optuna: Any, drawn: Any, config: Config, run: Path) -> float:
 
     log = run / "metrics.jsonl"  # of this trial, if it was interrupted
     for record in read_records(log) if log.is_file() else []:
-        on_epoch(record["epoch"], {monitor: record[f"validation/{monitor}"]})
+        if f"validation/{monitor}" in record:
+            on_epoch(record["epoch"], {monitor: record[f"validation/{monitor}"]})
     finish_run(config, run, trial=on_epoch)
     return float(read_result(run, [f"validation/{monitor}"])["validation"][monitor])
 
@@ -157,30 +160,43 @@ def load_optuna() -> Any:
     return optuna
 
 
-def open_study(optuna: Any, out: Path, settings: SearchSettings) -> Any:
-    """The study in `out/study.db`; trials that were interrupted wait there to be continued.
+@contextmanager
+def readable_study(database: Path) -> Iterator[None]:
+    """What the database says of a file that is damaged, or cannot be written, is a RunError."""
+    import sqlalchemy
+    from optuna.exceptions import StorageInternalError
 
-    Raises RunError where the file is damaged.
-    """
-    state, file = optuna.trial.TrialState, out / "study.db"
+    if database.exists() and not database.is_file():
+        raise RunError(f"{database} is no file: move it away, or name another --out")
     try:
-        study = optuna.create_study(
-            study_name="mmssl_jax",
-            storage=f"sqlite:///{file.absolute()}",
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
-            ),
-            load_if_exists=True,
-        )
-        interrupted = study.get_trials(states=(state.RUNNING,))
-    except Exception as error:  # of SQLite, SQLAlchemy or Optuna
-        first = (str(error).splitlines() or [""])[0]
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        why = str(error.__cause__ or error).splitlines()[0][:300]
         raise RunError(
-            f"{file}: cannot be read as the record of a search ({type(error).__name__}: {first}); "
-            "put it back from a copy, or start a new search with another --out"
+            f"{database}: the trials of the search cannot be read or written ({why}); put it back "
+            "from a copy, free some space, or name another --out"
         ) from error
-    for trial in interrupted:
+
+
+def open_study(optuna: Any, out: Path, settings: SearchSettings) -> Any:
+    """The study in `out/study.db`; trials that were interrupted wait there to be continued."""
+    state = optuna.trial.TrialState
+    place = (out / "study.db").absolute()
+    # A URL would end at a ? of the path, and decode its %.
+    storage = optuna.storages.RDBStorage(
+        "sqlite:///study.db",
+        engine_kwargs={"creator": lambda: sqlite3.connect(place, check_same_thread=False)},
+    )
+    study = optuna.create_study(
+        study_name="mmssl_jax",
+        storage=storage,
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
+        ),
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(states=(state.RUNNING,)):
         study.enqueue_trial(trial.params)
         study.tell(trial.number, state=state.FAIL)
     return study
