@@ -53,10 +53,19 @@ def extended(
     )
 
 
+def _is_too_large(raw: Any) -> bool:
+    """Whether a whole number has no room in an array of ids."""
+    return isinstance(raw, int) and not -(2**63) <= raw < 2**63
+
+
 def _checked_ids(new: Ids, known: np.ndarray, n: int) -> list[Any]:
     ids = plain_ids(new, "new item")
     (example,) = known[:1].tolist()
-    wrong = [raw for raw in ids if type(raw) is not type(example) or raw in (-1, "")]
+    wrong = [
+        raw
+        for raw in ids
+        if type(raw) is not type(example) or raw in (-1, "") or _is_too_large(raw)
+    ]
     if wrong:
         raise DatasetError(
             f"new item id {listed(wrong)}: expected {type(example).__name__}s like the run's own, "

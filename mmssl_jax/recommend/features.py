@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mmssl_jax.data.dataset import Dataset, DatasetError
+from mmssl_jax.messages import shown
 
 Features = Mapping[str, ArrayLike]  # {modality: [n, F]}
 
@@ -24,16 +25,19 @@ def checked_features(
     Raises DatasetError for other modalities or shapes, rows that are not finite, or an item that
     lacks every modality.
     """
-    given = {m: np.asarray(raw, np.float32) for m, raw in features.items() if m in widths}
-    found = {m: np.shape(raw) for m, raw in features.items()}
+    if not isinstance(features, Mapping):
+        raise DatasetError(f"features are {shown(features)}, expected {{modality: [n, width]}}")
+    arrays = {m: _numbers(m, raw) for m, raw in features.items()}
+    given = {m: x for m, x in arrays.items() if m in widths}
+    found = {m: x.shape for m, x in arrays.items()}
     fits = found.keys() <= widths.keys() and all(
         x.ndim == 2 and x.shape[1] == widths[m] for m, x in given.items()
     )
     if not fits or len({len(x) for x in given.values()}) != 1:
         shapes = ", ".join(f"{m}: [n, {width}]" for m, width in widths.items())
         raise DatasetError(
-            f"features have shapes {found}, expected {{{shapes}}} with one n; leave a modality out "
-            "that no item has"
+            f"features have shapes {shown(found)}, expected {{{shapes}}} with one n; leave "
+            "a modality out that no item has"
         )
     n = len(next(iter(given.values())))
     lacking = {m: np.isnan(x).all(axis=1) for m, x in given.items()}
@@ -56,6 +60,21 @@ def checked_features(
             "have none): an item of which nothing is known has no vector; leave such items out"
         )
     return raw, present
+
+
+def _numbers(modality: str, raw: ArrayLike) -> np.ndarray:
+    """float32; raises DatasetError for what holds anything but real numbers."""
+    try:
+        array = np.asarray(raw)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"they are {array.dtype}")
+    except (ValueError, TypeError, OverflowError) as error:  # rows of different lengths
+        raise DatasetError(
+            f"features of {shown(modality)} are no array of numbers ({shown(str(error))}); "
+            "expected one row of numbers for each item, all of one width"
+        ) from error
+    with np.errstate(over="ignore"):  # what overflows is infinite, and told as such
+        return array.astype(np.float32)
 
 
 def features_of(dataset: Dataset, items: np.ndarray) -> dict[str, np.ndarray]:

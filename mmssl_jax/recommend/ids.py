@@ -44,7 +44,10 @@ def positions(asked: Any, index: dict[Any, int], what: str) -> np.ndarray:
     what: "user" or "item", for messages. Raises DatasetError that names the first few unknown ids.
     """
     plain = plain_ids(asked, what)
-    unknown = [raw for raw in dict.fromkeys(plain) if raw not in index]
+    # To a dict, True and 1.0 are 1.
+    unknown = [
+        raw for raw in dict.fromkeys(plain) if isinstance(raw, bool | float) or raw not in index
+    ]
     if unknown:
         known = next(iter(index))
         raise DatasetError(

@@ -48,6 +48,11 @@ class QueryBlocks(NamedTuple):
     precision: Precision = "float32"
 
 
+def is_whole(number: object) -> bool:
+    """Whether it is a whole number of Python's or NumPy's; a bool is none."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
 def select(pairs: Pairs, queries: Int[np.ndarray, " n"]) -> list[np.ndarray]:
     """The entries of some queries."""
     return [pairs.entries[pairs.start[q] : pairs.start[q + 1]] for q in queries.tolist()]
@@ -159,8 +164,8 @@ def rank_by_weights(
 def _in_blocks(
     best: Callable[[slice, int], tuple[Array, Array]], n: int, n_entries: int, k: int, size: int
 ) -> Lists:
-    if k < 1:
-        raise DatasetError(f"k is {k}, expected a list length of 1 or more")
+    if not is_whole(k) or k < 1:
+        raise DatasetError(f"k is {shown(k)}, expected a list length of 1 or more")
     if k > max(n_entries, LONGEST):
         raise DatasetError(f"k is {shown(k)}, but there are {n_entries:,} to choose from")
     length = min(k, n_entries)

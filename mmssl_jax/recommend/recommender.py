@@ -13,6 +13,7 @@ from mmssl_jax.checkpoint import Which
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.files import user_path, user_text
 from mmssl_jax.graph.rows import most_batch_edges
+from mmssl_jax.messages import shown
 from mmssl_jax.method import Knowledge, Vectors
 from mmssl_jax.methods import METHODS
 from mmssl_jax.norms import unit_rows
@@ -25,6 +26,7 @@ from mmssl_jax.recommend.rank import (
     Lists,
     Pairs,
     QueryBlocks,
+    is_whole,
     pad_pairs,
     rank_by_weights,
     rank_vectors,
@@ -32,6 +34,7 @@ from mmssl_jax.recommend.rank import (
 )
 from mmssl_jax.training.restore import restore_run
 
+MOST_AT_ONCE = 2**20  # queries: a block takes memory for all of them, asked or not
 Ranking = tuple[np.ndarray, np.ndarray]
 Filter = Literal["none", "train", "train_validation", "all"]
 LEFT_OUT: dict[Filter, tuple[str, ...]] = {
@@ -60,6 +63,10 @@ class Recommender:
     """
 
     def __init__(self, contents: Contents, block: int = 256) -> None:
+        if not is_whole(block) or not 1 <= block <= MOST_AT_ONCE:
+            raise DatasetError(
+                f"block is {shown(block)}, expected 1 to {MOST_AT_ONCE:,} queries at once"
+            )
         self.contents = contents
         self.config, self.scorer = contents.config, jax.tree.map(jnp.asarray, contents.scorer)
         self._known = jax.tree.map(jnp.asarray, contents.knowledge)  # on the device, once
@@ -315,6 +322,8 @@ class Recommender:
         return raw_ids(rows, catalogue.ids), scores
 
     def _positions_of_lists(self, item_lists: Iterable[Ids]) -> list[np.ndarray]:
+        if isinstance(item_lists, str | bytes) or not isinstance(item_lists, Iterable):
+            raise DatasetError(f"item lists are {shown(item_lists)}, expected a list of lists")
         lists = [
             np.unique(positions(items, self._items.position_of, "item")) for items in item_lists
         ]
@@ -335,8 +344,8 @@ class Recommender:
 
 
 def _check_filter(filter: str) -> None:
-    if filter not in LEFT_OUT:
-        raise DatasetError(f"filter is {filter!r}, expected one of {', '.join(LEFT_OUT)}")
+    if filter not in list(LEFT_OUT):  # of a list, since a dict looks for no list
+        raise DatasetError(f"filter is {shown(filter)}, expected one of {', '.join(LEFT_OUT)}")
 
 
 def _block_of(by_modality: dict[str, np.ndarray], first: int, size: int) -> dict[str, jax.Array]:
