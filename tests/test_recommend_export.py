@@ -12,6 +12,7 @@ from mmssl_jax.cli.eval import eval_command
 from mmssl_jax.cli.train import train_command
 from mmssl_jax.data import read_dataset
 from mmssl_jax.recommend import Recommender
+from mmssl_jax.recommend.export import export_lists
 from tests.problems import CHANGES, flags
 
 pytestmark = pytest.mark.slow  # trains or renders for minutes
@@ -145,6 +146,23 @@ def test_the_npz_holds_the_embeddings(there, recommender):
         np.testing.assert_array_equal(file["item_ids"], recommender.item_ids)
         np.testing.assert_allclose(file["users"], recommender.user_vectors, rtol=1e-6)
         np.testing.assert_allclose(file["items"], recommender.item_vectors, rtol=1e-6)
+
+
+def test_an_export_appears_only_when_it_is_whole(recommender, tmp_path, monkeypatch):
+    file = tmp_path / "lists.csv"
+    file.write_text("of yesterday")
+    whole, calls = recommender.recommend, []
+
+    def stopped(*asked):
+        calls.append(asked)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*asked)
+
+    monkeypatch.setattr(recommender, "recommend", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export_lists(recommender, file, k=2, users=2)
+    assert file.read_text() == "of yesterday"
 
 
 def test_what_cannot_be_exported(there, refused):

@@ -1,6 +1,7 @@
-"""Files of a run's recommendations and embeddings, in raw ids."""
+"""Files of a run's recommendations and embeddings, in raw ids; each appears when it is whole."""
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.files import check_output_file, user_path
+from mmssl_jax.files import check_output_file, replacing, user_path
 from mmssl_jax.recommend.recommender import Filter, Recommender
 
 COLUMNS = ("user", "rank", "item", "score")
@@ -64,13 +65,16 @@ def _block(
 
 def _write_csv(file: Path, blocks: Iterator[dict[str, np.ndarray]]) -> int:
     written = 0
-    with file.open("w", newline="", encoding="utf-8") as out:
+    with replacing(file) as opened:
+        out = io.TextIOWrapper(opened, encoding="utf-8", newline="", write_through=True)
         table = csv.writer(out, lineterminator="\n")
         table.writerow(COLUMNS)
         for block in blocks:
             block["score"] = np.char.mod("%.7g", block["score"])
             table.writerows(zip(*(column.tolist() for column in block.values()), strict=True))
             written += len(block["user"])
+        out.flush()
+        out.detach()
     return written
 
 
@@ -88,7 +92,8 @@ def _write_parquet(file: Path, blocks: Iterator[dict[str, np.ndarray]]) -> int:
             written += frame.height
             yield frame
 
-    polars.io.plugins.register_io_source(rest, schema=first.schema).sink_parquet(file)
+    with replacing(file) as opened:
+        polars.io.plugins.register_io_source(rest, schema=first.schema).sink_parquet(opened)
     return written
 
 
@@ -109,13 +114,14 @@ def export_embeddings(recommender: Recommender, file: Path) -> int:
     }
     if file.suffix == ".npz":
         texts = {side: x if x.dtype.kind in "iu" else x.astype(str) for side, x in ids.items()}
-        np.savez(
-            file,
-            user_ids=texts["user"],
-            users=vectors["user"],
-            item_ids=texts["item"],
-            items=vectors["item"],
-        )
+        with replacing(file) as opened:
+            np.savez(
+                opened,
+                user_ids=texts["user"],
+                users=vectors["user"],
+                item_ids=texts["item"],
+                items=vectors["item"],
+            )
     else:
         polars = _polars()
         frames = [
@@ -124,7 +130,8 @@ def export_embeddings(recommender: Recommender, file: Path) -> int:
             ).select(polars.lit(side).alias("kind"), "id", "vector")
             for side, rows in vectors.items()
         ]
-        polars.concat(frames).write_parquet(file)
+        with replacing(file) as opened:
+            polars.concat(frames).write_parquet(opened)
     return sum(len(rows) for rows in vectors.values())
 
 
