@@ -240,11 +240,32 @@ def change_record(folder: Path, **changes: Any) -> None:
         ({"scorer": "neighbours"}, "is damaged (KeyError"),
         ({"user_ids": ["u1"]}, "ids of 1 users and 40 items, but vectors or weights of 60 and 40"),
         ({"item_ids": []}, "ids of 60 users and 0 items"),
+        ({"user_ids": ["u1"] * 60}, "an id stands twice"),
+        ({"widths": [3]}, "widths are [3]"),
+        ({"widths": {"visual": "3"}}, "widths are "),
         ({"version": "one"}, "is damaged ('version' is 'one'"),
     ],
 )
 def test_a_record_that_does_not_fit(place, changes, says):
     change_record(place, **changes)
+    assert says in refused(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("seen/train", np.array([[0, 40]]), "seen pairs of train are of other users or items"),
+        ("seen/train", np.array([[-1, 0]]), "seen pairs of train are of other users or items"),
+        ("seen/rest", np.ones((2, 2)), "seen pairs are float64 of shape (2, 2)"),
+        ("seen/rest", np.arange(3), "seen pairs are int64 of shape (3,)"),
+        ("seen/validation", None, "is damaged (KeyError"),
+        ("scorer/users", np.ones((60, 1)), "expected one width"),
+    ],
+)
+def test_arrays_that_do_not_fit(place, name, values, says):
+    with np.load(place / "arrays.npz") as file:
+        arrays = dict(file) | {name: values}
+    np.savez(place / "arrays.npz", **{key: x for key, x in arrays.items() if x is not None})
     assert says in refused(place)
 
 

@@ -52,6 +52,7 @@ DAMAGES = (
 )
 AGAIN = "a recommender's list of ids: save the recommender again"
 MOST = 2**32  # bytes of ids, which are all of the record that grows
+SEEN = ("train", "validation", "rest")
 SCORERS: dict[str, Callable[..., Scorer]] = {"vectors": Vectors, "item_weights": ItemWeights}
 
 
@@ -178,8 +179,7 @@ def read_contents(folder: Path) -> Contents:
             kind = inductive.kind
             # A dict without entries leaves no array behind.
             knowledge = kind(**{name: found.get(name, {}) for name in kind._fields})
-        untrained = arrays.get("untrained", {})
-        return Contents(
+        contents = Contents(
             config=config,
             user_ids=_ids(record["user_ids"]),
             item_ids=_ids(record["item_ids"]),
@@ -187,8 +187,10 @@ def read_contents(folder: Path) -> Contents:
             seen=arrays["seen"],
             widths=record["widths"],
             knowledge=knowledge,
-            untrained=NewItems(_ids(record["untrained"]), untrained),
+            untrained=NewItems(_ids(record["untrained"]), arrays.get("untrained", {})),
         )
+        _check_parts(contents)
+        return contents
     except DAMAGES as error:
         if isinstance(error, DatasetError):
             raise
@@ -229,6 +231,30 @@ def _scorer_of(record: dict[str, Any], arrays: dict[str, Any]) -> Scorer:
         if found_shape != expected:
             raise ValueError(f"weights of shape {found_shape}, expected {expected}")
     return scorer
+
+
+def _check_parts(contents: Contents) -> None:
+    """Raises ValueError for ids, pairs, widths or features that do not belong together."""
+    sizes = len(contents.user_ids), len(contents.item_ids)
+    for ids in (contents.user_ids, contents.item_ids):
+        if len(set(ids.tolist())) < len(ids):
+            raise ValueError("an id stands twice")
+    for part in SEEN:
+        pairs = contents.seen[part]
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+            raise ValueError(f"seen pairs are {pairs.dtype} of shape {pairs.shape}")
+        if ((pairs < 0) | (pairs >= sizes)).any():
+            raise ValueError(f"seen pairs of {part} are of other users or items than there are")
+    if isinstance(contents.scorer, Vectors):
+        shapes = [side.shape for side in contents.scorer]
+        if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+            raise ValueError(f"vectors have shapes {shapes}, expected one width")
+    widths, rows = contents.widths, len(contents.untrained.ids)
+    if not isinstance(widths, dict) or any(type(width) is not int for width in widths.values()):
+        raise ValueError(f"widths are {shown(widths)}, expected a number for each modality")
+    for name, features in dict(contents.untrained.features).items():
+        if np.shape(features) != (rows, widths[name]):
+            raise ValueError(f"features {shown(name)} have shape {np.shape(features)}")
 
 
 def _ids(raw: list[int] | list[str]) -> np.ndarray:
