@@ -249,7 +249,7 @@ def _check_parts(contents: Contents) -> None:
         shapes = [side.shape for side in contents.scorer]
         if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
             raise ValueError(f"vectors have shapes {shapes}, expected one width")
-    widths, rows = contents.widths, len(contents.untrained.ids)
+    widths, rows = contents.widths, len(np.asarray(contents.untrained.ids))
     if not isinstance(widths, dict) or any(type(width) is not int for width in widths.values()):
         raise ValueError(f"widths are {shown(widths)}, expected a number for each modality")
     for name, features in dict(contents.untrained.features).items():
