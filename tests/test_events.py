@@ -66,6 +66,7 @@ def test_losses_and_metrics_by_step(tmp_path):
     write_run(tmp_path, records(3), {"step": 10, "test/recall@20": 0.125})
     assert scalars(tmp_path) == {
         "train/bpr": [(5, 0.5), (10, 0.25), (15, pytest.approx(0.5 / 3))],
+        "train/seconds": [(5, 0.5), (10, 0.5), (15, 0.5)],
         "validation/recall_at_20": [(5, 0), (10, 0.25), (15, 0.5)],
         "test/recall_at_20": [(10, 0.125)],
     }

@@ -70,7 +70,7 @@ def test_a_log_that_was_cut_off_can_be_continued(log):
 def test_a_line_that_is_no_record_is_damaged(log, line):
     log.write_text(log.read_text() + line + "\n")
     assert read_log(log).damaged == [4]
-    assert len(read_records(log)) == 3
+    assert len(read_log(log).records) == 3
 
 
 def test_no_log_yet(tmp_path):
