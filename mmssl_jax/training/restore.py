@@ -71,7 +71,8 @@ def run_config(run: Path) -> Config:
 def restore_newest(
     run: Path, checkpoint: Literal["best", "last"], like: TrainState, config: Config
 ) -> TrainState:
-    """The newest whole state of a run, which may be in training; a damaged one is warned of.
+    """The newest state of a run, which may be in training; where `last` is damaged, the one before
+    it, with a warning. An older `best` is not the best.
 
     Such a run replaces its checkpoint, perhaps while it is read: then the newer one is read.
     Raises CheckpointError when there is none, or it is of other settings.
@@ -80,7 +81,7 @@ def restore_newest(
     while True:
         with open_checkpoints(run, checkpoint, read_only=True) as checkpoints:
             steps, failure = sorted(checkpoints.all_steps(), reverse=True), None
-            for step in steps:
+            for step in steps if checkpoint == "last" else steps[:1]:
                 try:
                     read_record(checkpoints, step, config)
                     state: TrainState = restore_tree(checkpoints, like, step)
