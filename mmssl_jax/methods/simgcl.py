@@ -100,7 +100,7 @@ class SimGCL(Trained):
     SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True},
         "simgcl.layers": {"low": 1, "high": 3},
-        "simgcl.contrast": {"low": 1e-2, "high": 1.0, "log": True},
+        "simgcl.contrast": {"low": 1e-3, "high": 1.0, "log": True},
         "simgcl.temperature": {"low": 0.1, "high": 0.5},
     }
     WATCHED: ClassVar[tuple[str, ...]] = ("bpr", "contrast", "loss")
