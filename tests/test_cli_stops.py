@@ -1,10 +1,12 @@
 """How Ctrl-C and SIGTERM end a command."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,26 @@ def test_a_signal_ends_a_command_with_its_status(sent, status, capsys):
     assert end.value.code == status
     assert capsys.readouterr().err == "it goes on\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_that_python_discards_comes_again(sent, status, capsys):
+    """As one that comes while the garbage collector calls back."""
+
+    def on_collection(phase: str, info: dict) -> None:
+        gc.callbacks.remove(on_collection)
+        os.kill(os.getpid(), sent)
+        time.sleep(0.01)
+
+    def wait() -> None:
+        gc.callbacks.append(on_collection)
+        gc.collect()
+        time.sleep(5)
+
+    with pytest.raises(SystemExit) as end, reported("it goes on"):
+        wait()
+    assert end.value.code == status
+    assert capsys.readouterr().err == "it goes on\n"
 
 
 def test_what_a_user_can_mend_ends_a_command_with_2(capsys):

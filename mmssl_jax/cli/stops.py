@@ -4,8 +4,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, nullcontext
+from typing import Any, NoReturn
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,19 +24,43 @@ def stoppable(when_stopped: str) -> Iterator[None]:
     """Runs a command's work; Ctrl-C and SIGTERM end it with a message, unless that is empty, and
     status 130 or 143."""
     is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
-    before = {number: signal.getsignal(number) for number in numbers}
-    if is_main:
-        signal.signal(signal.SIGTERM, _terminate)
-        if before[signal.SIGINT] is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    with _handlers() if is_main else nullcontext():
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if when_stopped:
+                print(when_stopped, file=sys.stderr)
+            sys.exit(143 if isinstance(stop, Terminated) else 130)
+
+
+@contextmanager
+def _handlers() -> Iterator[None]:
+    """SIGTERM and SIGINT raise, and raise again where Python discards what they raise, as it does
+    in a callback of the garbage collector, of which JAX has one."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
+    discarded: list[type[BaseException]] = []
+
+    def on_unraisable(event: Any) -> None:
+        if not issubclass(event.exc_type, KeyboardInterrupt):
+            hook(event)
+            return
+        discarded.append(event.exc_type)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    def again(number: int, frame: object) -> NoReturn:
+        raise discarded[-1]
+
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGALRM, again)
+    if before[signal.SIGINT] is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = on_unraisable
     try:
         yield
-    except KeyboardInterrupt as stop:
-        if when_stopped:
-            print(when_stopped, file=sys.stderr)
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
