@@ -5,7 +5,7 @@ import pytest
 
 from mmssl_jax.data.cold import hold_out_cold_items
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.training.loop import check_same_run, start_run
+from mmssl_jax.training.loop import resume_run, start_run
 from mmssl_jax.training.problem import load_problem
 from tests.problems import tiny_config, tiny_dataset
 
@@ -62,8 +62,9 @@ def test_a_run_is_its_cold_items_own(tmp_path):
     problem = load_problem(tiny_config(changes={"data.cold_items": 0.2}), DATASET)
     assert set(problem.cold.items).isdisjoint(problem.dataset.train[:, 1])
     assert problem.dataset.fingerprint() != DATASET.fingerprint()
+    (tmp_path / "run").mkdir()
     start_run(problem, tmp_path / "run")
-    check_same_run(problem, tmp_path / "run")
+    resume_run(problem, tmp_path / "run")
     other = load_problem(tiny_config(changes={"data.cold_items": 0.3}), DATASET)
     with pytest.raises(Exception, match=r"data\.cold_items: 0\.2 in the run, 0\.3 now"):
-        check_same_run(other, tmp_path / "run")
+        resume_run(other, tmp_path / "run")

@@ -474,8 +474,9 @@ def test_partly_nan_features_are_refused(raw, capsys):
 
 def test_settings_may_come_from_a_file(raw):
     lines = [f"items: {raw / 'items.csv'}", "text:", "  column: title"]
-    (raw / "shop.yaml").write_text("\n".join([*lines, "  encoder: tests.shop:letters"]))
-    data = read_dataset(run(raw, f"--config={raw / 'shop.yaml'}", "--text.modality=words"))
+    (raw / "shop.yaml").write_text("\n".join(lines))
+    flags = [f"--config={raw / 'shop.yaml'}", "--text.modality=words"]
+    data = read_dataset(run(raw, *flags, "--text.encoder=tests.shop:letters"))
     assert data.modalities == ("words",)
 
 

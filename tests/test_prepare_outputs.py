@@ -88,9 +88,8 @@ def test_paths_in_the_home_folder(tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text(
         "interactions: ~/log.csv\nitems: ~/items.csv\ncache: ~/kept\nout: ~/yaml\ncore:\n"
         "  users: 1\n  items: 1\nsplit:\n  method: leave_one_out\ntext:\n  column: title\n"
-        "  encoder: tests.shop:letters\n"
     )
-    main([f"--config={tmp_path / 'p.yaml'}"])
+    main([f"--config={tmp_path / 'p.yaml'}", "--text.encoder=tests.shop:letters"])
     assert list((tmp_path / "kept").glob("text-*/*.npz"))
     assert read_dataset(tmp_path / "yaml").modalities == ("text",)
     assert not (tmp_path / "~").exists()

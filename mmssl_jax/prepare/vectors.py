@@ -195,7 +195,9 @@ def _of_lists(path: Path, ids: list[str], lists: Any) -> Vectors:
         for start in range(0, len(lists), step):
             part, there = (x[start : start + step] for x in (lists, lengths > 0))
             rows = np.full((len(part), width), np.nan, np.float32)
-            rows[there.to_numpy()] = _floats(part.filter(there).explode()).reshape(-1, width)
+            found = _floats(part.filter(there).explode()).reshape(-1, width)
+            with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused
+                rows[there.to_numpy()] = found
             yield rows
 
     return Vectors(ids, width, parts())
