@@ -13,6 +13,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,7 +190,8 @@ def without_leftovers() -> Iterator[None]:
             hook(kind, error, trace)
 
     def on_unraisable(event: Any) -> None:
-        if not _is_orbax(event.exc_traceback):
+        code = getattr(event.object, "cr_code", None)  # of a coroutine that nobody waited for
+        if not (_is_orbax(event.exc_traceback) or "orbax" in getattr(code, "co_filename", "")):
             unraisable(event)
 
     sys.excepthook, sys.unraisablehook = on_error, on_unraisable
@@ -199,7 +201,10 @@ def without_leftovers() -> Iterator[None]:
     except Exception as error:
         if _is_orbax(error.__traceback__):
             time.sleep(1)  # until they have failed
-            gc.collect()
+            # What they left lies in the frames of the error, and would be found later elsewhere.
+            traceback.clear_frames(error.__traceback__)
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                gc.collect()
         raise
     finally:
         sys.excepthook, sys.unraisablehook = hook, unraisable

@@ -18,13 +18,21 @@ from mmssl_jax.training.epochs import RunError
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Python's own handler, which a test's process may have been started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_command_with_its_status(sent, status, capsys):
     before = signal.getsignal(signal.SIGTERM)
 
     def wait() -> None:
         os.kill(os.getpid(), sent)
-        signal.pause()
+        time.sleep(5)
 
     with pytest.raises(SystemExit) as end, reported("it goes on"):
         wait()
