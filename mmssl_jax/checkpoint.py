@@ -199,16 +199,25 @@ def without_leftovers() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_orbax(error.__traceback__):
-            time.sleep(1)  # until they have failed
-            # What they left lies in the frames of the error, and would be found later elsewhere.
-            traceback.clear_frames(error.__traceback__)
+        traces = [cause.__traceback__ for cause in _causes(error)]
+        if any(map(_is_orbax, traces)):
+            time.sleep(0.5)  # until they have failed
+            # What they left lies in the frames of the errors, and would be found later elsewhere.
+            for trace in traces:
+                traceback.clear_frames(trace)
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 gc.collect()
         raise
     finally:
         sys.excepthook, sys.unraisablehook = hook, unraisable
         log.setLevel(level)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _is_orbax(trace: TracebackType | None) -> bool:

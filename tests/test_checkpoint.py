@@ -131,7 +131,10 @@ def files_of(folder):
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in unread]
 
 
-@pytest.mark.parametrize("damage", ["delete", "empty", "halve", "flip"])
+@pytest.mark.parametrize(
+    "damage",
+    ["flip", "empty", *(pytest.param(d, marks=pytest.mark.slow) for d in ("delete", "halve"))],
+)
 def test_every_damage_to_a_file_is_noticed_or_harmless(tmp_path, damage):
     save(tmp_path / "whole", "best", 5, tree(width=200))
     noticed = []

@@ -45,6 +45,7 @@ def test_a_notebook_is_short_and_defines_nothing(path: Path) -> None:
     assert not any(cell.get("outputs") for cell in notebook.cells)
 
 
+@pytest.mark.slow
 def test_colab_trains_plots_evaluates_reports_recommends_and_copies(
     kernel_environment: Path,
 ) -> None:

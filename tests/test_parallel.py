@@ -128,8 +128,7 @@ def train(preset: str, devices: int, transform: str):
     ("preset", "transform"),
     [
         ("paper", "pmap"),
-        ("released", "shard_map"),
-        pytest.param("paper", "shard_map", marks=pytest.mark.slow),
+        *(pytest.param(p, "shard_map", marks=pytest.mark.slow) for p in ("paper", "released")),
         pytest.param("released", "pmap", marks=pytest.mark.slow),
     ],
 )

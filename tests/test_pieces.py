@@ -117,7 +117,7 @@ def test_fewer_steps_than_were_done_within_an_epoch(tmp_path, monkeypatch):
     assert [record["step"] for record in read_records(run / "metrics.jsonl")] == [6]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["mf", pytest.param("lattice", marks=pytest.mark.slow)])
 def test_died_within_an_epoch(name, tmp_path, monkeypatch):
     config, dataset = METHODS[name], tiny_dataset()
     fit(config, tmp_path / "alone", dataset=dataset, quiet=True)

@@ -313,6 +313,7 @@ def test_steps_with_missing_modalities_are_finite_and_learn(preset):
         assert np.any(old != new)
 
 
+@pytest.mark.slow
 def test_a_run_on_missing_modalities(tmp_path):
     config = tiny_config("paper", {"train.epochs": 2})
     result = fit(config, tmp_path / "run", dataset=tiny_partial(), quiet=True)

@@ -123,7 +123,9 @@ def test_stopped_inside_an_epoch(alone, tmp_path, max_steps):
     assert outcome(tmp_path / "run") == alone("paper")
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "number", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))]
+)
 def test_died_between_two_saves(alone, tmp_path, monkeypatch, number):
     """At its first and second save of `best` and of `last`, whichever of them these are."""
     run = tmp_path / "run"
