@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import jax
 import orbax.checkpoint as ocp
@@ -39,6 +40,9 @@ UNSAFE = re.compile(r"[\[\]\\\x00-\x1f]")
 # Orbax tells every save at info level, warns of settings that only matter on many hosts, and prints
 # the traceback of an error that it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+# The newest step of each manager that has been read back, so that none is twice.
+_read_back: WeakKeyDictionary[Manager, int] = WeakKeyDictionary()
 
 
 class CheckpointError(RuntimeError):
@@ -100,6 +104,7 @@ def save_checkpoint(
     settle(manager, tree)
     if step in manager.all_steps():
         manager.delete(step)
+        _read_back.pop(manager, None)
     digests = digest_texts(tree, host_digest_words(tree) if words is None else words)
     shape = {"format": FORMAT, "arrays": describe(tree), "digests": digests}
     signed = sign(record | shape)
@@ -123,8 +128,7 @@ def settle(manager: Manager, like: Tree) -> None:
     except Exception as error:
         raise _not_written(manager, error) from error
     steps = sorted(manager.all_steps())
-    older = steps[:-KEPT]
-    if len(steps) < 2:
+    if len(steps) < 2 or _read_back.get(manager) == steps[-1]:
         return
     try:
         restore_tree(manager, on_host(like), steps[-1])
@@ -133,7 +137,8 @@ def settle(manager: Manager, like: Tree) -> None:
             f"{error}\nIt was written a moment ago: the disk may be at fault. Step {steps[-2]} "
             "before it is kept"
         ) from error
-    for step in older:
+    _read_back[manager] = steps[-1]
+    for step in steps[:-KEPT]:
         manager.delete(step)
 
 

@@ -114,8 +114,17 @@ def goals_of(params: Params, key: jax.Array, dataset: Dataset, layers: int) -> d
     return goals
 
 
-@pytest.mark.parametrize("layers", [0, 2])
-@pytest.mark.parametrize("having", ["all", "some", "none of the batch"])
+@pytest.mark.parametrize(
+    ("layers", "having"),
+    [
+        (2, "all"),
+        (2, "some"),
+        (0, "none of the batch"),
+        pytest.param(0, "all", marks=pytest.mark.slow),
+        pytest.param(0, "some", marks=pytest.mark.slow),
+        pytest.param(2, "none of the batch", marks=pytest.mark.slow),
+    ],
+)
 def test_loss_and_gradient_of_a_step_are_those_of_dense_numpy(layers, having):
     """The first moment after one step is a tenth of the gradient."""
     rng, key = np.random.default_rng(1), jax.random.key(3)

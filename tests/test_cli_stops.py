@@ -13,7 +13,7 @@ import pytest
 
 from mmssl_jax.cli.errors import reported
 from mmssl_jax.cli.stops import stoppable
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,7 +20,7 @@ from mmssl_jax.ranking.per_user import read_per_user
 from mmssl_jax.run_config import read_config, validate
 from mmssl_jax.study.run import finish_evaluation, run_study
 from mmssl_jax.study.variants import configure, study_texts, study_variants
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import (
     compile_embedding,

@@ -19,7 +19,7 @@ from mmssl_jax.methods import METHODS
 from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import convert, dump_config, read_config
 from mmssl_jax.settings_yaml import parse_yaml, plain
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.tune.space import read_space
 
 FEW = settings(max_examples=12, deadline=None, derandomize=True, database=None)

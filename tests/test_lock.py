@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.lock import only_writer
 
 HOLD = """

@@ -14,9 +14,10 @@ from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.ranking.per_user import read_per_user
 from mmssl_jax.records.log import read_records
 from mmssl_jax.training import epochs
-from mmssl_jax.training.epochs import Progress, RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.loop import fit, resume_line
-from mmssl_jax.training.pieces import NOT_BEGUN, Part
+from mmssl_jax.training.part import NOT_BEGUN, Part
+from mmssl_jax.training.progress import Progress
 from tests.problems import STEPS, share_programs, tiny_config, tiny_dataset
 
 

@@ -23,7 +23,7 @@ from mmssl_jax.methods.mmssl.config import MMSSLConfig
 from mmssl_jax.records.read import DATASET_KEYS, read_json
 from mmssl_jax.run_config import FileParser, config_parser, convert, parse_config, read_config
 from mmssl_jax.study.run import read_result
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.tune.space import read_space
 
 

@@ -76,7 +76,8 @@ def test_losses_do_not_depend_on_the_devices(name, devices, transform):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FEWER)
+# tests/test_resume.py interrupts MMSSL.
+@pytest.mark.parametrize("name", SPREAD)
 def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
     share_programs(monkeypatch)  # the three runs differ in their length alone
     config = config_of(name, **{"train.epochs": 2})

@@ -21,7 +21,7 @@ from mmssl_jax.parallel import (
     spread,
 )
 from mmssl_jax.training.problem import compile_training, load_problem, new_state
-from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
+from tests.problems import STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")
 
@@ -147,7 +147,7 @@ def test_four_devices_train_as_one(preset, transform):
             np.testing.assert_allclose(other, leaf, 1e-4, 1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["paper", pytest.param("released", marks=pytest.mark.slow)])
 def test_learned_graphs_are_those_of_one_device(preset):
     _, expected = train(preset, 1, "pmap")
     _, found = train(preset, 4, "pmap")

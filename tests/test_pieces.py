@@ -12,10 +12,11 @@ from mmssl_jax.config import override
 from mmssl_jax.methods.lattice import LatticeConfig
 from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.records.log import read_records
-from mmssl_jax.training import epochs, loop
-from mmssl_jax.training.epochs import DivergedError
+from mmssl_jax.training import loop, pieces
+from mmssl_jax.training.errors import DivergedError
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.pieces import Part, piece_length
+from mmssl_jax.training.part import Part
+from mmssl_jax.training.pieces import piece_length
 from mmssl_jax.training.problem import (
     compile_programs,
     compile_training,
@@ -66,9 +67,9 @@ def test_the_length_of_a_piece(minutes, seconds, n_steps, expected):
 
 def test_a_long_epoch_is_saved_as_often_as_is_asked(tmp_path, monkeypatch):
     """A clock by which each step takes six seconds."""
-    real, saved, clock = epochs.save_part, [], [0.0]
-    monkeypatch.setattr(epochs.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(epochs, "save_part", lambda *of: (saved.append(of[2].steps), real(*of)))
+    real, saved, clock = pieces.save_part, [], [0.0]
+    monkeypatch.setattr(pieces.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(pieces, "save_part", lambda *of: (saved.append(of[2].steps), real(*of)))
     compiled = compile_programs
 
     def slow_programs(*arguments):
@@ -87,14 +88,14 @@ def test_a_long_epoch_is_saved_as_often_as_is_asked(tmp_path, monkeypatch):
 
 
 def test_a_part_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-    real = epochs.save_part
+    real = pieces.save_part
 
     def save_part(problem, programs, begun, progress, outlets):
         broken = jax.tree.map(lambda leaf: leaf * np.nan, begun.state.method.params)
         state = begun.state._replace(method=begun.state.method._replace(params=broken))
         real(problem, programs, begun._replace(state=state), progress, outlets)
 
-    monkeypatch.setattr(epochs, "save_part", save_part)
+    monkeypatch.setattr(pieces, "save_part", save_part)
     config = override(METHODS["mf"], TINY_MINUTES)
     with pytest.raises(DivergedError, match=r"method/params/\S+ not finite"):
         fit(config, tmp_path / "run", dataset=tiny_dataset(), quiet=True)
@@ -102,7 +103,7 @@ def test_a_part_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
 
 
 def test_fewer_steps_than_were_done_within_an_epoch(tmp_path, monkeypatch):
-    run, real = tmp_path / "run", epochs.save_part
+    run, real = tmp_path / "run", pieces.save_part
 
     def save_part(*arguments):
         real(*arguments)
@@ -110,7 +111,7 @@ def test_fewer_steps_than_were_done_within_an_epoch(tmp_path, monkeypatch):
             raise Dies
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "save_part", save_part)
+        patch.setattr(pieces, "save_part", save_part)
         with pytest.raises(Dies):
             fit(override(METHODS["mf"], TINY_MINUTES), run, dataset=tiny_dataset(), quiet=True)
     fit(override(METHODS["mf"], {"train.max_steps": 3}), run, True, tiny_dataset(), quiet=True)
@@ -121,7 +122,7 @@ def test_fewer_steps_than_were_done_within_an_epoch(tmp_path, monkeypatch):
 def test_died_within_an_epoch(name, tmp_path, monkeypatch):
     config, dataset = METHODS[name], tiny_dataset()
     fit(config, tmp_path / "alone", dataset=dataset, quiet=True)
-    run, real, saved = tmp_path / "run", epochs.save_part, []
+    run, real, saved = tmp_path / "run", pieces.save_part, []
 
     def save_part(problem, programs, begun, progress, outlets):
         real(problem, programs, begun, progress, outlets)
@@ -130,7 +131,7 @@ def test_died_within_an_epoch(name, tmp_path, monkeypatch):
             raise Dies
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "save_part", save_part)
+        patch.setattr(pieces, "save_part", save_part)
         with pytest.raises(Dies):
             fit(override(config, TINY_MINUTES), run, dataset=dataset, quiet=True)
     assert (0, 2) in saved

@@ -9,7 +9,7 @@ from mmssl_jax.checkpoint import CheckpointError, CheckpointWarning
 from mmssl_jax.config import override
 from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.records.log import read_log, read_records
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.restore import restore_run
 from tests.problems import share_programs, tiny_dataset

@@ -148,7 +148,9 @@ def built(name: str, **changes):
     return METHODS[name].build(config, tiny_dataset())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "mmssl" else n for n in METHODS]
+)
 def test_equal_methods_share_a_compilation(name):
     first, second = built(name), built(name)
     assert first is not second

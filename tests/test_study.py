@@ -16,7 +16,7 @@ from mmssl_jax.study.paired import paired_over_users, paired_p_value
 from mmssl_jax.study.run import run_study
 from mmssl_jax.study.table import csv_text, markdown_text, summarize, table_rows
 from mmssl_jax.study.variants import configure, study_variants
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 
 

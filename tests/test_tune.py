@@ -11,10 +11,12 @@ from mmssl_jax.records.log import append_record, write_json
 from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.study import run as study_run
 from mmssl_jax.training import problem
-from mmssl_jax.training.epochs import DivergedError, RunError
+from mmssl_jax.training.errors import DivergedError, RunError
 from mmssl_jax.training.lock import only_writer
+from mmssl_jax.tune.database import load_optuna
 from mmssl_jax.tune.outcome import rerun_best, seed_table, write_best
-from mmssl_jax.tune.search import SearchSettings, changes_of, distributions, load_optuna, search
+from mmssl_jax.tune.parameters import changes_of, distributions
+from mmssl_jax.tune.search import SearchSettings, search
 from mmssl_jax.tune.space import Choices, Range, own_space
 from tests.problems import CHANGES, flags, tiny_config, tiny_dataset, write_folder
 

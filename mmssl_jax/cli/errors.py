@@ -12,7 +12,7 @@ from mmssl_jax.cli.stops import stoppable
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.messages import clipped
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 
 # What the system refuses, such as a full disk, is a user's to mend as well.
 USER_ERRORS = (

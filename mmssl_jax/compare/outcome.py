@@ -11,7 +11,7 @@ from mmssl_jax.records.log import read_records
 from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import read_config
 from mmssl_jax.study.run import RESULT, read_result
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.tune.search import SearchSettings
 
 UNTUNED = "untuned"  # in place of a trial's name

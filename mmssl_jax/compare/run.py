@@ -29,9 +29,10 @@ from mmssl_jax.records.log import write_json, write_text
 from mmssl_jax.report.plots import require_matplotlib
 from mmssl_jax.study.run import check_same_dataset, finish_run
 from mmssl_jax.study.table import csv_text
-from mmssl_jax.training.epochs import DivergedError, RunError
+from mmssl_jax.training.errors import DivergedError, RunError
+from mmssl_jax.tune.database import load_optuna
 from mmssl_jax.tune.outcome import write_best
-from mmssl_jax.tune.search import load_optuna, search
+from mmssl_jax.tune.search import search
 
 Say = Callable[[str], None]
 

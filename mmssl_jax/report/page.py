@@ -14,7 +14,7 @@ from mmssl_jax.report.html import Marked
 from mmssl_jax.report.plots import require_matplotlib
 from mmssl_jax.report.run import MODEL, POPULARITY, RANDOM, Run, load_runs
 from mmssl_jax.report.sections import analysis_sections
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 
 RESULT = (
     "Validation metrics are from the log; the others were computed for this page from the best "

@@ -39,7 +39,7 @@ from mmssl_jax.report.analysis import (
 from mmssl_jax.report.lists import rank_lists
 from mmssl_jax.report.samples import Sample, sample_recommendations, sample_rows
 from mmssl_jax.run_config import read_config
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.problem import (
     Problem,
     Split,

@@ -1,104 +1,37 @@
 """The loop over epochs. The host dispatches an epoch before it reads the figures of the last one,
 so that the device does not wait while the host logs and saves."""
 
-import math
-import shlex
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import save_checkpoint, settle
-from mmssl_jax.config import Config, flatten
-from mmssl_jax.digest import array_names
-from mmssl_jax.records.events import WriteEvents
 from mmssl_jax.records.log import append_record, epoch_line
-from mmssl_jax.training.pieces import NOT_BEGUN, Part, piece_length
+from mmssl_jax.training.divergence import by_name, check_finite
+from mmssl_jax.training.part import NOT_BEGUN, Part
+from mmssl_jax.training.pieces import Begun, begin_epoch, piece_length, run_pieces
 from mmssl_jax.training.problem import Problem, Programs, Tally, TrainState
-
-
-class RunError(RuntimeError):
-    """A run that cannot start, continue or go on; the message says what to do."""
-
-
-class DivergedError(RunError):
-    """A loss, a parameter or an embedding is no longer finite."""
-
+from mmssl_jax.training.progress import Outlets, Progress
 
 # Called after every epoch with its number and its validation metrics. What it raises ends the run,
 # which can be resumed.
 EpochHook = Callable[[int, dict[str, float]], None]
 
 
-class Progress(NamedTuple):
-    """How far a run is, and what early stopping knows."""
-
-    epochs: int = 0
-    steps: int = 0
-    best: float = -math.inf
-    best_epoch: int = -1
-    misses: int = 0
-
-    def after(self, value: float, steps: int) -> "Progress":
-        """Progress after one more epoch with this validation value."""
-        if value > self.best:
-            return Progress(self.epochs + 1, steps, value, self.epochs, 0)
-        return self._replace(epochs=self.epochs + 1, steps=steps, misses=self.misses + 1)
-
-    def is_over(self, config: Config) -> bool:
-        """Whether the run has reached its epochs, its steps, or the end of its patience."""
-        train = config.train
-        out_of_steps = train.max_steps and self.steps >= train.max_steps
-        return bool(self.epochs >= train.epochs or out_of_steps or self.misses > train.patience)
-
-    def may_end(self, config: Config, n_steps: int) -> bool:
-        """Whether one more epoch, of this many steps, can be the last, whatever it brings."""
-        return self.after(-math.inf, self.steps + n_steps).is_over(config)
-
-
-class Checkpoints(NamedTuple):
-    """The two checkpoint managers of a run."""
-
-    best: ocp.CheckpointManager
-    last: ocp.CheckpointManager
-
-
-class Outlets(NamedTuple):
-    """Where an epoch's figures go: the run's directory and checkpoints, events, and the screen.
-
-    settings: of the run, which each record holds.
-    """
-
-    run: Path
-    settings: dict[str, Any]
-    checkpoints: Checkpoints
-    write_events: WriteEvents
-    say: Callable[[str], None]
-    quiet: bool
-
-
-class Begun(NamedTuple):
-    """An epoch that is under way; `steps` have been sent to the device."""
-
-    state: TrainState
-    tally: Tally
-    steps: int
-
-
 class Epoch(NamedTuple):
     """A dispatched epoch, whose figures the device may still be computing.
 
+    n_sent: those of its steps that this process sent; an earlier one may have done the others.
     state: a copy, since the next epoch reuses the original's memory. finite: whether each array of
     the state is, in `array_names`' order, and then the embeddings. words: the state's digest.
     """
 
     n_steps: int
+    n_sent: int
     state: TrainState
     tally: Tally
     finite: jax.Array
@@ -136,27 +69,30 @@ def train_epochs(
     )
     steps, waiting, read_at = progress.steps, None, time.perf_counter()
     pace = 0.0  # seconds a step, once known
-    n_before = 0  # steps of the epoch under way that an earlier process has done
     with bar:
         while waiting or not progress.is_over(config):
             epoch = None
-            in_pieces = piece_length(minutes, pace, per_epoch) < per_epoch
-            if waiting is None or not (in_pieces or progress.may_end(config, waiting.n_steps)):
+            # While it is not known what a step takes, and where epochs are run in pieces, an
+            # epoch's figures are read before the next one is sent.
+            reads_first = minutes and (
+                not pace or piece_length(minutes, pace, per_epoch) < per_epoch
+            )
+            if waiting is None or not (reads_first or progress.may_end(config, waiting.n_steps)):
                 bar.set_description(f"epoch {progress.epochs + bool(waiting)}")
                 # A run that goes on with fewer `max_steps` may be past them within an epoch.
                 n_steps = max(part.steps, min(per_epoch, most_steps - steps))
-                begun, n_before = begin_epoch(programs, state, part), part.steps
+                begun, n_sent = begin_epoch(programs, state, part), n_steps - part.steps
                 if waiting is None:
                     begun, pace = run_pieces(
                         problem, programs, begun, (n_steps, pace), progress, outlets
                     )
-                state, epoch = dispatch_epoch(programs, begun, n_steps)
+                state, epoch = dispatch_epoch(programs, begun, n_steps, n_sent)
                 steps, part = steps + n_steps, NOT_BEGUN
             if waiting:
                 # An epoch's time ends when its figures are there, not when the next is dispatched.
                 jax.block_until_ready(waiting.ranking)
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
-                pace = seconds / max(1, waiting.n_steps - n_before)
+                pace = seconds / max(1, waiting.n_sent)
                 figures = read_figures(problem, programs, waiting, progress, outlets)
                 progress = keep_epoch(problem, waiting, figures, progress, seconds, outlets)
                 bar.update(waiting.n_steps)
@@ -172,67 +108,9 @@ def train_epochs(
             waiting = epoch
 
 
-def begin_epoch(programs: Programs, state: TrainState, part: Part) -> Begun:
-    """An epoch before its first step, or where the checkpoint of a part of it left it."""
-    training = programs.training
-    if not part.steps:
-        return Begun(training.start_epoch(state), training.no_tally, 0)
-    return Begun(state, part.tally(training.no_tally), part.steps)
-
-
-def run_pieces(
-    problem: Problem,
-    programs: Programs,
-    begun: Begun,
-    length: tuple[int, float],
-    progress: Progress,
-    outlets: Outlets,
-) -> tuple[Begun, float]:
-    """Runs all but the last piece of an epoch that takes long, and nothing of a shorter one but two
-    steps to learn what it is.
-
-    length: the epoch's steps, and the seconds of one, 0 if not known.
-    Returns: where the epoch is then, and the seconds of a step. Raises DivergedError.
-    """
-    (n_steps, pace), minutes = length, problem.config.train.checkpoint_minutes
-    saved_at, is_first = time.perf_counter(), True
-    while minutes and begun.steps < n_steps - 2:
-        # The first step compiles, and the second one tells what a step takes.
-        n = piece_length(minutes, pace, n_steps - begun.steps) if pace else 1
-        if n >= n_steps - begun.steps:
-            break
-        started = time.perf_counter()
-        state, tally = programs.training.go_on(begun.state, begun.tally, n)
-        jax.block_until_ready(tally)
-        if pace or not is_first:
-            pace = (time.perf_counter() - started) / n
-        begun, is_first = Begun(state, tally, begun.steps + n), False
-        check_finite(problem, Part.of(tally), {}, progress, outlets)
-        if time.perf_counter() - saved_at >= 60 * minutes:
-            save_part(problem, programs, begun, progress, outlets)
-            saved_at = time.perf_counter()
-    return begun, pace
-
-
-def save_part(
-    problem: Problem, programs: Programs, begun: Begun, progress: Progress, outlets: Outlets
-) -> None:
-    """Saves the state within an epoch as `last`. Raises DivergedError rather than save what is not
-    finite."""
-    part, (finite, words) = Part.of(begun.tally), programs.health(begun.state)
-    check_finite(problem, part, by_name(begun.state, finite), progress, outlets)
-    record = {"progress": progress._asdict(), "settings": outlets.settings, "part": part._asdict()}
-    last, step = outlets.checkpoints.last, progress.steps + begun.steps
-    # A copy, since the next steps reuse the original's memory.
-    save_checkpoint(last, step, programs.copy(begun.state), record, words)
-
-
-def by_name(state: TrainState, finite: jax.Array) -> dict[str, bool]:
-    """{array's name: whether it is finite}."""
-    return dict(zip(array_names(state), np.asarray(finite).tolist(), strict=True))
-
-
-def dispatch_epoch(programs: Programs, begun: Begun, n_steps: int) -> tuple[TrainState, Epoch]:
+def dispatch_epoch(
+    programs: Programs, begun: Begun, n_steps: int, n_sent: int
+) -> tuple[TrainState, Epoch]:
     """Sends the rest of an epoch of `n_steps` and its validation to the device; returns before they
     are done."""
     # No array may come to the host by accident while the device works.
@@ -245,7 +123,7 @@ def dispatch_epoch(programs: Programs, begun: Begun, n_steps: int) -> tuple[Trai
         )
         finite = jnp.append(finite, embedded)
         ranking = programs.evaluators["validation"].start(scorer)
-        return state, Epoch(n_steps, programs.copy(state), tally, finite, words, ranking)
+        return state, Epoch(n_steps, n_sent, programs.copy(state), tally, finite, words, ranking)
 
 
 class Figures(NamedTuple):
@@ -311,40 +189,3 @@ def keep_epoch(
         save_checkpoint(checkpoints.last, progress.steps, epoch.state, saved, epoch.words)
     outlets.say(epoch_line(record, problem.method.WATCHED, monitor, is_best))
     return progress
-
-
-def check_finite(
-    problem: Problem,
-    part: Part,
-    arrays: Mapping[str, bool],
-    progress: Progress,
-    outlets: Outlets,
-) -> None:
-    """Raises DivergedError, naming what was not finite first, and what is kept.
-
-    part: the epoch's steps. arrays: {name: whether it is finite} of the state after them.
-    """
-    at = {name: step for name, step in part.broken.items() if step >= 0}
-    broken = [name for name, is_finite in arrays.items() if not is_finite]
-    if at:
-        first = min(at.values())
-        names = [name for name, step in at.items() if step == first]
-        what = f"step {first + 1}: {', '.join(names)} not finite"
-    elif broken:
-        what = f"after step {progress.steps + part.steps}: {broken[0]} not finite"
-        what += f" ({len(broken)} such arrays)" if len(broken) > 1 else ""
-    else:
-        return
-    kept = outlets.checkpoints.last.latest_step()
-    rates = problem.method.RATES
-    command = f"python train.py --run {shlex.quote(str(outlets.run))}"
-    if kept is None:
-        advice = "nothing had been saved yet"
-    else:
-        rate = next((name for name in rates if name.startswith("optim.")), None)
-        changed = "" if rate is None else f" --{rate} {flatten(problem.config)[rate] / 10:.3g}"
-        advice = f"the state after step {kept} is kept; go on from it: {command} --resume{changed}"
-    raise DivergedError(
-        f"epoch {progress.epochs}, {what}; {advice}. Lower {', '.join(rates)}, or look at the "
-        "features' scale (python -m mmssl_jax.data.check DIR)"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 
 LOCK = "lock"
 

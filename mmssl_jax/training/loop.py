@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import (
@@ -17,8 +15,6 @@ from mmssl_jax.checkpoint import (
     abstract_tree,
     open_checkpoints,
     require_safe_path,
-    restore_record,
-    restore_tree,
     settle,
     without_leftovers,
 )
@@ -27,34 +23,25 @@ from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.facts import scale_warnings
 from mmssl_jax.data.load import require_data
 from mmssl_jax.files import user_path
-from mmssl_jax.method import Scorer, Vectors
-from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random_vectors
-from mmssl_jax.ranking.lists import Scoring
-from mmssl_jax.ranking.per_user import PerUser, per_user_metrics, write_per_user
 from mmssl_jax.records.environment import environment
 from mmssl_jax.records.events import event_writer, require_tensorboard
 from mmssl_jax.records.log import append_record, metric_table, write_json, write_text
 from mmssl_jax.records.read import DATASET_RECORD, read_json
 from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
-from mmssl_jax.training.epochs import (
-    Checkpoints,
-    EpochHook,
-    Outlets,
-    Progress,
-    RunError,
-    train_epochs,
-)
+from mmssl_jax.training.conclude import conclude
+from mmssl_jax.training.epochs import EpochHook, train_epochs
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.lock import LOCK, only_writer
-from mmssl_jax.training.pieces import NOT_BEGUN, Part
+from mmssl_jax.training.part import NOT_BEGUN, Part
 from mmssl_jax.training.problem import (
     SPLITS,
     Problem,
     Programs,
     compile_programs,
-    held_out_pairs,
     load_problem,
     new_state,
 )
+from mmssl_jax.training.progress import Checkpoints, Outlets, Progress
 from mmssl_jax.training.recover import recover, settings_of
 
 # What a run writes up to its settings, with which it begins to exist, whole or in part.
@@ -263,51 +250,3 @@ def resume_line(progress: Progress, part: Part, is_over: bool) -> str:
         return "no epoch was finished: the run starts anew"
     done = f"epoch {progress.epochs - 1}, step {progress.steps}"
     return f"the run was over after {done}" if is_over else f"continuing after {done}"
-
-
-def conclude(
-    problem: Problem, programs: Programs, like: Any, checkpoints: Checkpoints, run: Path
-) -> dict[str, Any]:
-    """Restores the best epoch, evaluates it and the baselines, and writes `result.json`; the test
-    metrics of each user lie beside it, in `per_user.npz`."""
-    record = restore_record(checkpoints.best)
-    scorer = programs.embed(restore_tree(checkpoints.best, like))
-    result = {
-        "best_epoch": record["progress"]["best_epoch"],
-        "best_step": record["progress"]["steps"],
-        **{split: evaluate(scorer) for split, evaluate in programs.evaluators.items()},
-        "baselines": evaluate_baselines(problem, programs),
-        "parameters": count(problem.method.learned(like.method)),
-    }
-    if "test" in programs.evaluators:
-        write_per_user(run, metrics_by_user(problem, scorer))
-    write_json(run / "result.json", result)
-    return result
-
-
-def count(tree: Any) -> int:
-    """Numbers in the arrays of a tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def metrics_by_user(problem: Problem, scorer: Scorer) -> PerUser:
-    """Metrics of each user on the test split."""
-    return per_user_metrics(scorer, held_out_pairs(problem, "test"), Scoring.of(problem.config))
-
-
-def evaluate_baselines(problem: Problem, programs: Programs) -> dict[str, dict[str, float]]:
-    """Metrics of the popularity and the random ranking on the test split, if there is one."""
-    dataset = problem.dataset
-    if "test" not in programs.evaluators:
-        return {}
-    baselines = {
-        "popularity": popularity_vectors(dataset.train, dataset.n_users, dataset.n_items),
-        "random": random_vectors(problem.config.train.seed, dataset.n_users, dataset.n_items),
-    }
-    evaluate = programs.evaluators["test"]
-    results = {}
-    for name, vectors in baselines.items():
-        # Zero channels change no score, and vectors of one width need one compilation.
-        widths = [(0, 0), (0, max(0, RANDOM_WIDTH - vectors.users.shape[1]))]
-        results[name] = evaluate(Vectors(*(jnp.pad(side, widths) for side in vectors)))
-    return results

@@ -1,38 +1,25 @@
 """Epochs that take long are run in pieces, between which the host can save, and be stopped."""
 
+import time
 from typing import NamedTuple
 
 import jax
 
-from mmssl_jax.parallel import place_like
-from mmssl_jax.training.problem import Tally
+from mmssl_jax.checkpoint import save_checkpoint
+from mmssl_jax.training.divergence import by_name, check_finite
+from mmssl_jax.training.part import Part
+from mmssl_jax.training.problem import Problem, Programs, Tally, TrainState
+from mmssl_jax.training.progress import Outlets, Progress
 
 AT_MOST = 20.0  # seconds of a piece: less than clusters leave a process after SIGTERM
 
 
-class Part(NamedTuple):
-    """A `Tally` on the host, as plain numbers: what is done of an epoch."""
+class Begun(NamedTuple):
+    """An epoch that is under way; `steps` have been sent to the device."""
 
+    state: TrainState
+    tally: Tally
     steps: int
-    means: dict[str, float]
-    broken: dict[str, int]
-
-    @classmethod
-    def of(cls, tally: Tally) -> "Part":
-        """Waits for the steps."""
-        host = jax.device_get(tally)
-        return cls(
-            int(host.steps),
-            {name: float(mean) for name, mean in host.means.items()},
-            {name: int(step) for name, step in host.broken.items()},
-        )
-
-    def tally(self, like: Tally) -> Tally:
-        """The same on the devices of `like`; a number of 32 bits comes back as it was."""
-        return place_like(Tally(*self), like)  # type: ignore[arg-type]  # plain numbers
-
-
-NOT_BEGUN = Part(0, {}, {})
 
 
 def piece_length(minutes: float, seconds: float, n_steps: int) -> int:
@@ -45,3 +32,58 @@ def piece_length(minutes: float, seconds: float, n_steps: int) -> int:
     if not minutes or not seconds or n_steps * seconds <= longest:
         return n_steps
     return max(1, int(longest / seconds))
+
+
+def begin_epoch(programs: Programs, state: TrainState, part: Part) -> Begun:
+    """An epoch before its first step, or where the checkpoint of a part of it left it."""
+    training = programs.training
+    if not part.steps:
+        return Begun(training.start_epoch(state), training.no_tally, 0)
+    return Begun(state, part.tally(training.no_tally), part.steps)
+
+
+def run_pieces(
+    problem: Problem,
+    programs: Programs,
+    begun: Begun,
+    length: tuple[int, float],
+    progress: Progress,
+    outlets: Outlets,
+) -> tuple[Begun, float]:
+    """Runs all but the last piece of an epoch that takes long, and nothing of a shorter one but two
+    steps to learn what it is.
+
+    length: the epoch's steps, and the seconds of one, 0 if not known.
+    Returns: where the epoch is then, and the seconds of a step. Raises DivergedError.
+    """
+    (n_steps, pace), minutes = length, problem.config.train.checkpoint_minutes
+    saved_at, is_first = time.perf_counter(), True
+    while minutes and begun.steps < n_steps - 2:
+        # The first step compiles, and the second one tells what a step takes.
+        n = piece_length(minutes, pace, n_steps - begun.steps) if pace else 1
+        if n >= n_steps - begun.steps:
+            break
+        started = time.perf_counter()
+        state, tally = programs.training.go_on(begun.state, begun.tally, n)
+        jax.block_until_ready(tally)
+        if pace or not is_first:
+            pace = (time.perf_counter() - started) / n
+        begun, is_first = Begun(state, tally, begun.steps + n), False
+        check_finite(problem, Part.of(tally), {}, progress, outlets)
+        if time.perf_counter() - saved_at >= 60 * minutes:
+            save_part(problem, programs, begun, progress, outlets)
+            saved_at = time.perf_counter()
+    return begun, pace
+
+
+def save_part(
+    problem: Problem, programs: Programs, begun: Begun, progress: Progress, outlets: Outlets
+) -> None:
+    """Saves the state within an epoch as `last`. Raises DivergedError rather than save what is not
+    finite."""
+    part, (finite, words) = Part.of(begun.tally), programs.health(begun.state)
+    check_finite(problem, part, by_name(begun.state, finite), progress, outlets)
+    record = {"progress": progress._asdict(), "settings": outlets.settings, "part": part._asdict()}
+    last, step = outlets.checkpoints.last, progress.steps + begun.steps
+    # A copy, since the next steps reuse the original's memory.
+    save_checkpoint(last, step, programs.copy(begun.state), record, words)

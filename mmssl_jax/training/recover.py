@@ -20,9 +20,10 @@ from mmssl_jax.messages import shown
 from mmssl_jax.parallel import on_host
 from mmssl_jax.records.log import damage_line, keep_records_until, read_log
 from mmssl_jax.run_config import MAY_CHANGE
-from mmssl_jax.training.epochs import Checkpoints, Progress, RunError
-from mmssl_jax.training.pieces import NOT_BEGUN, Part
+from mmssl_jax.training.errors import RunError
+from mmssl_jax.training.part import NOT_BEGUN, Part
 from mmssl_jax.training.problem import TrainState
+from mmssl_jax.training.progress import Checkpoints, Progress
 
 Say = Callable[[str], None]
 Start = tuple[TrainState, Progress, Part]
@@ -82,7 +83,7 @@ def recover(
                 "another --run"
             )
         if n_epochs:
-            say("the first epoch was logged, but never saved: the run starts anew")
+            say("no whole epoch was saved: the run starts anew")
         keep_records_until(log, 0)
         return like, Progress(), NOT_BEGUN
     which, record, state = found

@@ -18,7 +18,7 @@ from mmssl_jax.files import user_path
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.read import DATASET_KEYS, DATASET_RECORD, read_json
 from mmssl_jax.run_config import read_config
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.problem import (
     Problem,
     TrainState,

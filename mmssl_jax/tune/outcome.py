@@ -10,7 +10,7 @@ from mmssl_jax.run_config import dump_config
 from mmssl_jax.study.run import collect_results, finish_run
 from mmssl_jax.study.table import COLUMNS, Results, summarize
 from mmssl_jax.study.variants import SEEDS, configure, study_variants
-from mmssl_jax.training.epochs import RunError
+from mmssl_jax.training.errors import RunError
 from mmssl_jax.tune.search import Trial, describe
 
 

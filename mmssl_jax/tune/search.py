@@ -7,10 +7,8 @@ suggests what it would have suggested.
 """
 
 import json
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +24,12 @@ from mmssl_jax.records.log import read_records, write_json
 from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import MAY_MOVE, validate
 from mmssl_jax.study.run import finish_run, read_result
-from mmssl_jax.training.epochs import DivergedError, RunError
+from mmssl_jax.training.errors import DivergedError, RunError
 from mmssl_jax.training.lock import LOCK, only_writer
 from mmssl_jax.training.loop import dataset_record
-from mmssl_jax.tune.space import Choices, Space, contains
+from mmssl_jax.tune.database import DATABASE, load_optuna, open_study, readable_study
+from mmssl_jax.tune.parameters import changes_of, distributions, start_params
+from mmssl_jax.tune.space import Space
 
 # They change where and how fast trials run, not what they are.
 MAY_CHANGE = (*MAY_MOVE, "parallel.devices", "parallel.transform", "parallel.compilation_cache")
@@ -79,9 +79,12 @@ def search(
     optuna = load_optuna()
     check_output_folder(out)
     check_folder(out)
-    with only_writer(out), readable_study(out / "study.db"):
+    with only_writer(out), readable_study(out / DATABASE):
         check_same_search(base, space, settings, out)
-        study = open_study(optuna, out, settings)
+        pruner = optuna.pruners.MedianPruner(
+            n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
+        )
+        study = open_study(optuna, out / DATABASE, pruner)
         if not study.get_trials():
             start = start_params(space, base)
             if start is None:
@@ -150,58 +153,6 @@ def run_trial(optuna: Any, drawn: Any, config: Config, run: Path) -> float:
     return float(read_result(run, [f"validation/{monitor}"])["validation"][monitor])
 
 
-def load_optuna() -> Any:
-    """The optional dependency; raises RunError when it is not installed."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise RunError("the search needs Optuna: pip install -e '.[tune]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
-@contextmanager
-def readable_study(database: Path) -> Iterator[None]:
-    """What the database says of a file that is damaged, or cannot be written, is a RunError."""
-    import sqlalchemy
-    from optuna.exceptions import StorageInternalError
-
-    if database.exists() and not database.is_file():
-        raise RunError(f"{database} is no file: move it away, or name another --out")
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-        why = str(error.__cause__ or error).splitlines()[0][:300]
-        raise RunError(
-            f"{database}: the trials of the search cannot be read or written ({why}); put it back "
-            "from a copy, free some space, or name another --out"
-        ) from error
-
-
-def open_study(optuna: Any, out: Path, settings: SearchSettings) -> Any:
-    """The study in `out/study.db`; trials that were interrupted wait there to be continued."""
-    state = optuna.trial.TrialState
-    place = (out / "study.db").absolute()
-    # A URL would end at a ? of the path, and decode its %.
-    storage = optuna.storages.RDBStorage(
-        "sqlite:///study.db",
-        engine_kwargs={"creator": lambda: sqlite3.connect(place, check_same_thread=False)},
-    )
-    study = optuna.create_study(
-        study_name="mmssl_jax",
-        storage=storage,
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=settings.warmup_trials, n_warmup_steps=settings.warmup_epochs
-        ),
-        load_if_exists=True,
-    )
-    for trial in study.get_trials(states=(state.RUNNING,)):
-        study.enqueue_trial(trial.params)
-        study.tell(trial.number, state=state.FAIL)
-    return study
-
-
 def check_folder(out: Path) -> None:
     """Raises RunError for a folder that holds something else than a search."""
     begun = (LOCK, f"{SEARCH}.part")  # by a process that was killed
@@ -253,48 +204,6 @@ def check_same_search(base: Config, space: Space, settings: SearchSettings, out:
             + "\n  ".join(lines)
             + "\nTake them back, or start a new search with another --out"
         )
-
-
-def distributions(optuna: Any, space: Space) -> dict[str, Any]:
-    """The space in Optuna's terms; choices stand as JSON, since they may be lists."""
-    found = {}
-    for key, entry in space.items():
-        if isinstance(entry, Choices):
-            labels = [json.dumps(value) for value in entry.values]
-            found[key] = optuna.distributions.CategoricalDistribution(labels)
-        elif entry.is_whole:
-            found[key] = optuna.distributions.IntDistribution(
-                entry.low, entry.high, entry.log, entry.step or 1
-            )
-        else:
-            found[key] = optuna.distributions.FloatDistribution(
-                entry.low, entry.high, entry.log, entry.step
-            )
-    return found
-
-
-def start_params(space: Space, base: Config) -> dict[str, Any] | None:
-    """Optuna's parameters of the base's own settings; None where one lies outside the space."""
-    params, values = {}, flatten(base)
-    for key, entry in space.items():
-        value = values[key]
-        if not contains(entry, value):
-            return None
-        if isinstance(entry, Choices):  # as it stands among them: 8 may stand for 8.0
-            value = json.dumps(entry.values[entry.values.index(value)])
-        params[key] = value
-    return params
-
-
-def changes_of(space: Space, params: dict[str, Any]) -> dict[str, Any]:
-    """A trial's settings, from Optuna's parameters."""
-    changes = {}
-    for key, value in params.items():
-        entry = space[key]
-        if isinstance(entry, Choices):
-            value = {json.dumps(choice): choice for choice in entry.values}[value]
-        changes[key] = value
-    return changes
 
 
 def finished_trials(optuna: Any, study: Any, space: Space) -> list[Trial]:

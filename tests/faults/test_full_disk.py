@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from mmssl_jax.cli.train import train_command
-from mmssl_jax.training import epochs, loop
+from mmssl_jax.training import conclude, epochs, loop
 from tests.faults.runs import outcome, settings
 
 EPOCHS = 4
@@ -41,7 +41,7 @@ POINTS = {
     "a line of the log": (epochs, "append_record", 2),
     "the first checkpoint": (epochs, "save_checkpoint", 1),
     "a later checkpoint": (epochs, "save_checkpoint", 4),
-    "the result": (loop, "write_per_user", 1),
+    "the result": (conclude, "write_per_user", 1),
 }
 
 
