@@ -1,10 +1,7 @@
 """Figures that are not finite: the first one is named, with what is kept and how to go on."""
 
 import shlex
-from collections.abc import Mapping
-
-import jax
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from mmssl_jax.config import flatten
 from mmssl_jax.digest import array_names
@@ -14,9 +11,9 @@ from mmssl_jax.training.problem import Problem, TrainState
 from mmssl_jax.training.progress import Outlets, Progress
 
 
-def by_name(state: TrainState, finite: jax.Array) -> dict[str, bool]:
+def by_name(state: TrainState, finite: Sequence[bool]) -> dict[str, bool]:
     """{array's name: whether it is finite}."""
-    return dict(zip(array_names(state), np.asarray(finite).tolist(), strict=True))
+    return dict(zip(array_names(state), finite, strict=True))
 
 
 def check_finite(

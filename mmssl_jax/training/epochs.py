@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import save_checkpoint, settle
@@ -139,8 +140,10 @@ def read_figures(
 ) -> Figures:
     """Waits for an epoch's figures. Raises DivergedError if they are not finite."""
     part = Part.of(epoch.tally)
-    arrays = by_name(epoch.state, epoch.finite[:-1])
-    check_finite(problem, part, arrays | {"embeddings": bool(epoch.finite[-1])}, progress, outlets)
+    # On the host first: what is sent to the device now waits for the epoch that it works on.
+    *finite, embedded = np.asarray(epoch.finite).tolist()
+    arrays = by_name(epoch.state, finite) | {"embeddings": embedded}
+    check_finite(problem, part, arrays, progress, outlets)
     validation = programs.evaluators["validation"].finish(epoch.ranking)
     return Figures(progress.epochs, part.means, validation)
 

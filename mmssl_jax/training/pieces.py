@@ -4,6 +4,7 @@ import time
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from mmssl_jax.checkpoint import save_checkpoint
 from mmssl_jax.training.divergence import by_name, check_finite
@@ -82,7 +83,9 @@ def save_part(
     """Saves the state within an epoch as `last`. Raises DivergedError rather than save what is not
     finite."""
     part, (finite, words) = Part.of(begun.tally), programs.health(begun.state)
-    check_finite(problem, part, by_name(begun.state, finite), progress, outlets)
+    check_finite(
+        problem, part, by_name(begun.state, np.asarray(finite).tolist()), progress, outlets
+    )
     record = {"progress": progress._asdict(), "settings": outlets.settings, "part": part._asdict()}
     last, step = outlets.checkpoints.last, progress.steps + begun.steps
     # A copy, since the next steps reuse the original's memory.
