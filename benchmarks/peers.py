@@ -3,7 +3,8 @@
 Each program does what its method does in an epoch: it draws as many batches, propagates over the
 same graphs by PyTorch's own sparse products (CSR), and takes Adam steps. It is written as a
 researcher would write it, without tricks. Epochs and evaluations take turns, and a ratio is that
-of the medians. It needs PyTorch (`pip install torch`), which nothing else here does.
+of the medians. Both run on the same device: a GPU where JAX has one. It needs PyTorch (`pip
+install torch`), which nothing else here does.
 """
 
 import time
@@ -29,9 +30,10 @@ from mmssl_jax.training.problem import (
 
 
 class Plain(NamedTuple):
-    """A PyTorch program: `epoch()` trains, `embed()` gives user and item vectors."""
+    """A PyTorch program: `epoch()` trains and gives the last loss, `embed()` gives user and item
+    vectors."""
 
-    epoch: Callable[[], None]
+    epoch: Callable[[], float]
     embed: Callable[[], tuple[Any, Any]]
 
 
@@ -119,7 +121,7 @@ def plain_program(torch: Any, problem: Problem) -> Plain:
         margin = (users * (positives - negatives)).sum(1)
         return -torch.nn.functional.logsigmoid(margin).mean()
 
-    def epoch() -> None:
+    def epoch() -> float:
         graph = thinned() if is_freedom else None
         for _ in range(problem.steps_per_epoch):
             batch = [torch.tensor(part.astype(np.int64)) for part in draw()]
@@ -137,6 +139,7 @@ def plain_program(torch: Any, problem: Problem) -> Plain:
             adam.zero_grad()
             loss.backward()
             adam.step()
+        return float(loss.detach())  # waits for the device
 
     return Plain(epoch, embed)
 
@@ -159,7 +162,7 @@ def plain_evaluation(torch: Any, dataset: Dataset) -> Callable[[Any, Any], float
             rows = np.repeat(np.arange(len(block)), [len(seen[user]) for user in block])
             columns = np.concatenate([seen[user] for user in block])
             scores[torch.tensor(rows), torch.tensor(columns)] = -torch.inf
-            best = torch.topk(scores, 20).indices.numpy()
+            best = torch.topk(scores, 20).indices.cpu().numpy()
             for user, found in zip(block, best, strict=True):
                 total += np.isin(found, held_out[user]).sum() / len(held_out[user])
         return total / len(of_split)
@@ -179,6 +182,8 @@ def measure_peers(
             f"method is {config.method!r}; there are PyTorch programs of lightgcn and freedom"
         )
     problem = load_problem(config, dataset)
+    device = "cuda" if problem.devices[0].platform == "gpu" else "cpu"
+    torch.set_default_device(device)
     run, embed = compile_training(problem).epoch, compile_embedding(problem)
     evaluate, state = split_evaluator(problem, "test"), new_state(problem)
     plain = plain_program(torch, problem)
@@ -207,6 +212,7 @@ def measure_peers(
         "epoch_ratio": of_run["torch_epoch_s"] / of_run["epoch_s"],
         "evaluation_ratio": of_run["torch_evaluation_s"] / of_run["evaluation_s"],
         "torch": torch.__version__,
+        "torch_device": device,
         "torch_threads": torch.get_num_threads(),
     }
 
