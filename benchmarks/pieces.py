@@ -84,9 +84,11 @@ def stock_edge_scores(
     return jnp.where(edges.mask, scores, 0.0)
 
 
-def stock_keep_mask(key: Key[Array, ""], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def stock_keep_mask(
+    key: Key[Array, ""], rate: float, rows: Int[Array, " R"], width: int
+) -> Bool[Array, "R W"]:
     """JAX's own draws."""
-    return jax.random.bernoulli(key, 1 - rate, shape)
+    return jax.random.bernoulli(key, 1 - rate, (len(rows), width))
 
 
 def stock_sum_messages(

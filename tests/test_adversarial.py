@@ -84,7 +84,11 @@ class Game:
 
     def dense_score(self, params, rows, key):
         critic, projection = critic_module(self.setup), rows @ params["first_kernel"]
-        return critic.apply({"params": params}, projection, False, rngs={"dropout": key})
+        n_blocks = max(
+            1, len(rows) // len(self.users)
+        )  # by modality, but numbered by user
+        numbers = jnp.arange(len(rows)).reshape(-1, n_blocks).T.reshape(-1)
+        return critic.apply({"params": params}, projection, False, numbers, rngs={"dropout": key})
 
     def dense_critic_loss(self, params):
         embeddings, game = self.embed(self.state.generator), self.config.game

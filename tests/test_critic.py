@@ -107,8 +107,8 @@ def test_every_layer_has_a_mask_of_its_own_rate(norm, monkeypatch):
     critic, params, projection = build(config)
     kept = []
 
-    def recorded(key, rate, shape, draw=dropout.keep_mask):
-        kept.append((rate, np.asarray(draw(key, rate, shape))))
+    def recorded(key, rate, rows, width, draw=dropout.keep_mask):
+        kept.append((rate, np.asarray(draw(key, rate, rows, width))))
         return jnp.asarray(kept[-1][1])
 
     monkeypatch.setattr(dropout, "keep_mask", recorded)

@@ -74,15 +74,14 @@ def draw_share(game: Board, key: Key[Array, ""], rows: InteractionRows) -> Share
     """This device's part of the users of a round, and its randomness."""
     axis, n = game.setup.axis, game.n_rows
     user_key, noise, alpha_key, dropout, generator = jax.random.split(key, 5)
-    of_device = axis_index(axis)
     users = share_of(sample_users(user_key, rows, n), axis)
     alpha = share_of(jax.random.uniform(alpha_key, (n, 1)), axis)
     return Share(
         batch=Batch(users, users, users),  # the game has no use for positives and negatives
         edges=batch_edges(rows, users, game.n_edges),
-        first_row=of_device * len(users),
-        game=GameDraws(noise, alpha, jax.random.fold_in(dropout, of_device)),
-        generator_critic=jax.random.fold_in(generator, of_device),
+        first_row=axis_index(axis) * len(users),
+        game=GameDraws(noise, alpha, dropout),
+        generator_critic=generator,
     )
 
 

@@ -35,9 +35,10 @@ class Draws(NamedTuple):
 
 
 class Share(NamedTuple):
-    """One device's part of a batch: its triples, their users' interactions, and its own draws.
+    """One device's part of a batch: its triples, their users' interactions, and its draws.
 
-    `first_row` is the place of its first row in the whole batch.
+    `first_row` is the place of its first row in the whole batch; the keys are those of all devices,
+    whose draws are keyed by a row's place.
     """
 
     batch: Batch
@@ -74,11 +75,6 @@ def share_batch(setup: Setup, draws: Draws, inputs: Inputs) -> Share:
         batch=batch,
         edges=batch_edges(inputs.rows, batch.users, setup.sizes.batch_edges),
         first_row=axis_index(axis) * batch.users.shape[0],
-        game=draws.game._replace(alpha=alpha, dropout=_of_this_device(draws.game.dropout, axis)),
-        generator_critic=_of_this_device(draws.generator_critic, axis),
+        game=draws.game._replace(alpha=alpha),
+        generator_critic=draws.generator_critic,
     )
-
-
-def _of_this_device(key: Key[Array, ""], axis: str | None) -> Key[Array, ""]:
-    """A key of this device's own, for masks over its share of the rows."""
-    return key if axis is None else jax.random.fold_in(key, axis_index(axis))

@@ -60,9 +60,8 @@ class FeatureEncoder(nn.Module):
         encoded = {}
         for index, (modality, raw) in enumerate(features.items()):
             dense = nn.Dense(self.dim, kernel_init=nn.initializers.xavier_uniform(), name=modality)
-            keep = KeepMask(self.dropout, name=f"Dropout_{index}")(
-                (raw.shape[0], self.dim), deterministic
-            )
+            items = jnp.arange(raw.shape[0])
+            keep = KeepMask(self.dropout, name=f"Dropout_{index}")(items, self.dim, deterministic)
             x = drop(dense(raw), keep, self.dropout)
             if modality in partial:
                 x = jnp.where(partial[modality].present[:, None], x, 0.0)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mmssl_jax.method import Metrics
 from mmssl_jax.methods.mmssl.draws import Share
@@ -41,12 +41,23 @@ def batch_real_rows(
         return real_rows(scores, kernel, noise, config.game, config.precision)
 
 
+def row_numbers(share: Share, n_blocks: int) -> Int[Array, " RB"]:
+    """Numbers of the rows of this device's share, one for each user in each of `n_blocks` blocks,
+    block after block; a row has the same number on however many devices the batch lies."""
+    users = share.first_row + jnp.arange(share.batch.users.shape[0])
+    return (users[None, :] * n_blocks + jnp.arange(n_blocks)[:, None]).reshape(-1)
+
+
 def score_rows(
-    critic: Critic, params: Params, projection: Float[Array, "B H"], dropout: Key[Array, ""]
+    critic: Critic,
+    params: Params,
+    projection: Float[Array, "B H"],
+    dropout: Key[Array, ""],
+    rows: Int[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
-    """The critic's scores in training mode."""
+    """The critic's scores in training mode. rows: as in `Critic`."""
     scores: Array = critic.apply(  # type: ignore[assignment]
-        {"params": params}, projection, False, rngs={"dropout": dropout}
+        {"params": params}, projection, False, rows, rngs={"dropout": dropout}
     )
     return scores
 
@@ -72,6 +83,7 @@ def gradient_penalty(
     projection: Float[Array, "B H"],
     gram: Float[Array, "H H"],
     dropout: Key[Array, ""],
+    rows: Int[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """Mean over rows of (||d score / d x|| - 1)^2.
 
@@ -83,7 +95,9 @@ def gradient_penalty(
       gram: W^T W.
     """
     with jax.named_scope("gradient_penalty"):
-        delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout)))(projection)
+        delta = jax.grad(lambda x: jnp.sum(score_rows(critic, params, x, dropout, rows)))(
+            projection
+        )
         squared = squared_norms(delta, gram, critic.precision)
         # A gradient of exactly zero has norm 0 and no direction: the root is guarded, no quotient.
         positive = squared > 0
@@ -116,10 +130,11 @@ def critic_loss(
     critic = critic_module(setup)
     fake, real, between, gram = critic_projections(setup, params["first_kernel"], embeddings, share)
     fake_key, real_key, between_key = jax.random.split(share.game.dropout, 3)
-    fake_score = jnp.mean(score_rows(critic, params, fake, fake_key))
-    real_score = jnp.mean(score_rows(critic, params, real, real_key))
+    rows = row_numbers(share, len(embeddings.feature_user))
+    fake_score = jnp.mean(score_rows(critic, params, fake, fake_key, rows))
+    real_score = jnp.mean(score_rows(critic, params, real, real_key, rows))
     penalty = setup.config.game.gradient_penalty * gradient_penalty(
-        critic, params, between, gram, between_key
+        critic, params, between, gram, between_key, rows
     )
     loss = fake_score - real_score + penalty
     parts = {
@@ -138,5 +153,6 @@ def adversarial_loss(
     generated = generated_rows(setup, embeddings, share)
     with jax.named_scope("project_rows"):
         projection = project_rows(generated, params["first_kernel"], setup.config.precision)
-    scores = score_rows(critic_module(setup), params, projection, share.generator_critic)
+    critic, rows = critic_module(setup), row_numbers(share, len(generated))
+    scores = score_rows(critic, params, projection, share.generator_critic, rows)
     return -jnp.mean(scores)

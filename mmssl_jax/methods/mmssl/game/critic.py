@@ -5,7 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mmssl_jax.methods.mmssl.config import CriticConfig
 from mmssl_jax.methods.mmssl.fast.dropout import KeepMask, drop
@@ -60,8 +60,19 @@ class Critic(nn.Module):
     precision: Precision = "float32"
 
     @nn.compact
-    def __call__(self, projection: Float[Array, "B H"], deterministic: bool) -> Float[Array, " B"]:
-        """Scores rows x from their `projection` x W of the first kernel, without its bias."""
+    def __call__(
+        self,
+        projection: Float[Array, "B H"],
+        deterministic: bool,
+        rows: Int[Array, " B"] | None = None,
+    ) -> Float[Array, " B"]:
+        """Scores rows x from their `projection` x W of the first kernel, without its bias.
+
+        rows: their numbers among the rows of all devices, which key the dropout; None for rows that
+        no other device has a part of.
+        """
+        if rows is None:
+            rows = jnp.arange(projection.shape[0])
         widths = hidden_widths(self.config, self.n_items)
         self.param("first_kernel", _fan_in_uniform, (self.n_items, widths[0]))
         hidden = projection + self.param("first_bias", nn.initializers.zeros, (widths[0],))[None, :]
@@ -77,7 +88,7 @@ class Critic(nn.Module):
             norm = Standardize(self.config.norm, self.axis, name=f"norm_{index}")
             hidden = norm(nn.leaky_relu(hidden, self.config.slope))
             rate = float(self.config.dropout[index])
-            keep = KeepMask(rate, name=f"Dropout_{index}")(hidden.shape, deterministic)
+            keep = KeepMask(rate, name=f"Dropout_{index}")(rows, width, deterministic)
             hidden = drop(hidden, keep, rate)
         output = nn.Dense(1, kernel_init=_fan_in_uniform, name="score")(hidden)[:, 0]
         bound = self.config.score_bound
