@@ -123,8 +123,13 @@ class ParallelConfig:
 
     devices: NonNegativeInt = 0
     """Local devices to use; 0 means all. The batch size is a multiple of their number."""
+    tables: Literal["auto", "sharded", "replicated"] = "auto"
+    """Whether rows of users and items are spread over the devices, or every device has all of them.
+    Both give the same numbers to rounding; auto spreads them over more than one device where the
+    method can."""
     transform: Literal["pmap", "shard_map"] = "pmap"
-    """JAX transform that spreads the per-device step; both give the same numbers."""
+    """JAX transform that spreads the per-device work over replicated tables; both give the same
+    numbers. Sharded tables need shard_map, and have it whatever this is."""
     compilation_cache: str = "auto"
     """Folder where compiled programs are kept for later processes; auto is `mmssl_jax` in the
     user's cache folder, off keeps none. JAX's own JAX_COMPILATION_CACHE_DIR goes before."""

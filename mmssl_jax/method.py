@@ -8,13 +8,14 @@ Legend: U users, I items, D width of a vector, B rows of a batch, M modalities, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.rows import BatchEdges
+from mmssl_jax.nodes import Nodes
 
 Inputs: TypeAlias = PyTree  # constant arrays: graphs, rows, features
 State: TypeAlias = PyTree  # what a step changes: parameters, moments, learned graphs
@@ -130,6 +131,28 @@ class Method(Protocol):
         """What training learns, which is counted where methods are compared: parameters, without
         an optimizer's moments and without what is computed from the data."""
         return state
+
+
+@runtime_checkable
+class RowSpread(Protocol):
+    """A method whose rows of users and items may be spread over devices (`nodes.py`).
+
+    ROWS: as in `layout.Rows`, of its inputs and its state. nodes: set by the harness where rows are
+    spread, as `axis` is; then a step sees its device's rows alone.
+    """
+
+    ROWS: ClassVar[Mapping[str, Literal["users", "items"]]]
+    nodes: Nodes | None
+
+    def graph_edges(self) -> int:
+        """Places for a device's edges of a graph in the state, where the rows are spread; 0 for a
+        method whose state holds none."""
+        ...
+
+
+def can_spread(kind: type[Method]) -> bool:
+    """Whether the rows of a method's arrays can be spread over devices."""
+    return bool(getattr(kind, "ROWS", {}))
 
 
 def uses_features(kind: type[Method]) -> bool:

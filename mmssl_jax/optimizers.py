@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mmssl_jax.blocks import Block, fold_blocks
 from mmssl_jax.config import OptimConfig
-from mmssl_jax.parallel import pmean
+from mmssl_jax.parallel import axis_size, pmean
 
 _EPSILON = 1e-8
 # Rows whose moments are renewed at once.
@@ -85,12 +85,31 @@ def descend(
     state: Descent,
     optimizer: optax.GradientTransformation,
     axis: str | None,
+    is_spread: PyTree | None = None,
 ) -> tuple[Descent, dict[str, Float[Array, ""]]]:
     """One step down the gradient of `loss`, the mean over the devices of `axis`.
 
     loss: of the parameters, on this device's share of a batch; returns it and what is logged.
+    is_spread: for each array of the parameters, whether its rows are spread over the devices; None
+      for none.
     """
-    gradients, metrics = pmean(jax.grad(loss, has_aux=True)(state.params), axis)
+    gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
+    gradients = mean_gradients(gradients, axis, is_spread)
     updates, moments = optimizer.update(gradients, state.moments, state.params)
     params = optax.apply_updates(state.params, updates)
-    return state._replace(params=params, moments=moments), metrics
+    return state._replace(params=params, moments=moments), pmean(metrics, axis)
+
+
+def mean_gradients(gradients: PyTree, axis: str | None, is_spread: PyTree | None = None) -> PyTree:
+    """Gradients of the mean over devices of their losses, from each device's own.
+
+    What the losses of all devices make of a row that lies here has been added up on the way back,
+    so only the division by the number of devices is left for arrays whose rows are spread.
+    """
+    if axis is None or is_spread is None:
+        return pmean(gradients, axis)
+    return jax.tree.map(
+        lambda gradient, spread: gradient / axis_size(axis) if spread else pmean(gradient, axis),
+        gradients,
+        is_spread,
+    )

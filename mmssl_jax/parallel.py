@@ -7,7 +7,7 @@ function and give the same numbers.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,44 @@ def spread(
     return compile_ahead(sharing, options)
 
 
+def spread_rows(
+    function: Callable[..., R],
+    devices: Sequence[jax.Device],
+    places: Sequence[Any],
+    of_result: Any,
+    donated: Sequence[int] = (),
+) -> Callable[..., R]:
+    """Compiles a per-device function into a call over all `devices`, with arrays whose rows are
+    spread over them.
+
+    Args:
+      function: sees its own rows of what is spread and all of the rest.
+      places: for each argument a tree of its structure, or a prefix of it, with `BY_ROW` or
+        `WHOLE` at its leaves; of_result: the same for what the function returns.
+      donated: as in `spread`.
+    """
+    sharing = jax.jit(
+        jax.shard_map(
+            in_float32(function),
+            mesh=_mesh(devices),
+            in_specs=tuple(places),
+            out_specs=of_result,
+            check_vma=False,  # as in `spread`
+        ),
+        donate_argnums=tuple(donated),
+    )
+    return compile_ahead(sharing, compiler_options(devices[0].platform))
+
+
+WHOLE = PartitionSpec()  # of an array that every device has whole
+BY_ROW = PartitionSpec(AXIS)  # of one whose rows are spread over the devices
+
+
+def placed(devices: Sequence[jax.Device], place: PartitionSpec) -> NamedSharding:
+    """Where arrays of a place lie."""
+    return NamedSharding(_mesh(devices), place)
+
+
 def in_float32(function: Callable[..., R]) -> Callable[..., R]:
     """The function with float32 matmuls, which are not the default of every accelerator."""
 
@@ -156,6 +194,14 @@ def all_gather(tree: Tree, axis: str | None) -> Tree:
     return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
 
 
+def psum_scatter(tree: Tree, axis: str | None) -> Tree:
+    """Sum over the devices, of which each gets its share along the leading axis; the identity
+    without an axis."""
+    if axis is None:
+        return tree
+    return jax.lax.psum_scatter(tree, axis, tiled=True)
+
+
 def share_of(tree: Tree, axis: str | None) -> Tree:
     """This device's equal share of arrays that all devices hold whole, along the leading axis."""
     if axis is None:
@@ -167,6 +213,11 @@ def share_of(tree: Tree, axis: str | None) -> Tree:
         return jax.lax.dynamic_slice_in_dim(leaf, index * size, size)
 
     return jax.tree.map(share, tree)
+
+
+def axis_size(axis: str | None) -> int:
+    """Number of the devices of `axis`; 1 without an axis."""
+    return 1 if axis is None else jax.lax.axis_size(axis)
 
 
 def axis_index(axis: str | None) -> jax.Array:

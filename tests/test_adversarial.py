@@ -65,6 +65,7 @@ class Game:
         self.users, self.key = jnp.asarray(users, jnp.int32), jax.random.key(7)
         self.share = Share(
             batch=Batch(self.users, self.users, self.users),  # the game reads the users alone
+            users=self.users,
             edges=edges_of_batch(MATRIX, users),
             first_row=jnp.int32(0),
             game=GameDraws(self.uniform, alpha, self.key),
@@ -84,9 +85,7 @@ class Game:
 
     def dense_score(self, params, rows, key):
         critic, projection = critic_module(self.setup), rows @ params["first_kernel"]
-        n_blocks = max(
-            1, len(rows) // len(self.users)
-        )  # by modality, but numbered by user
+        n_blocks = max(1, len(rows) // len(self.users))  # by modality, but numbered by user
         numbers = jnp.arange(len(rows)).reshape(-1, n_blocks).T.reshape(-1)
         return critic.apply({"params": params}, projection, False, numbers, rngs={"dropout": key})
 

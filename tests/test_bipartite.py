@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmssl_jax.graph.bipartite import bipartite_graph, observed_graph
+from mmssl_jax.graph.bipartite import Ends, bipartite_graph, observed_graph
 from tests.problems import (
     N_ITEMS,
     N_USERS,
@@ -59,7 +59,9 @@ def test_masked_edges_count_neither_as_edges_nor_in_degrees(normalization):
     mask = (np.arange(len(edges)) < matrix.sum())[order]
     users, items = jnp.asarray(edges[order, 0], jnp.int32), jnp.asarray(edges[order, 1], jnp.int32)
 
-    graph = bipartite_graph(users, items, jnp.asarray(mask), N_USERS, N_ITEMS, normalization)
+    graph = bipartite_graph(
+        Ends(users, N_USERS), Ends(items, N_ITEMS), jnp.asarray(mask), normalization
+    )
 
     np.testing.assert_allclose(
         dense(graph.to_users, N_USERS, N_ITEMS),
@@ -89,7 +91,7 @@ def test_repeated_edges_add_up(normalization):
 
 def test_a_graph_of_masked_edges_only_weighs_nothing():
     nodes = jnp.zeros(4, jnp.int32)
-    graph = bipartite_graph(nodes, nodes, jnp.zeros(4, bool), 3, 3, "symmetric")
+    graph = bipartite_graph(Ends(nodes, 3), Ends(nodes, 3), jnp.zeros(4, bool), "symmetric")
 
     np.testing.assert_array_equal(graph.to_users.edges, np.zeros(4))
     np.testing.assert_array_equal(graph.to_items.edges, np.zeros(4))

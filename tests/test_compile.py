@@ -61,13 +61,14 @@ def test_nothing_compiles_after_the_first_epoch_and_nothing_leaves_the_device(
 ):
     changes = {"parallel.devices": devices, "parallel.transform": transform}
     problem = load_problem(tiny_config(preset, changes), tiny_dataset())
-    programs, state = compile_programs(problem), new_state(problem)
+    programs = compile_programs(problem)
+    state = programs.training.lay_out(new_state(problem))
 
     def epoch(state):
         with jax.transfer_guard_device_to_host("disallow"):
             state, metrics = programs.training.epoch(state, STEPS)
         jax.device_get(metrics)
-        programs.evaluators["validation"](programs.embed(state))
+        programs.evaluators["validation"](programs.training.embed(state))
         return state
 
     with compilations() as first:

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from mmssl_jax.config import ConfigError, override
+from mmssl_jax.graph.rows import interaction_rows
 from mmssl_jax.method import Vectors
 from mmssl_jax.methods.crossview import CrossView
 from mmssl_jax.methods.crossview.config import CrossViewConfig
 from mmssl_jax.methods.crossview.game import adversarial_loss, draw_share, new_player
 from mmssl_jax.methods.crossview.inductive import item_vectors, knowledge_of, user_vectors
 from mmssl_jax.methods.crossview.model import (
+    Catalogue,
     Embeddings,
+    Loss,
     Params,
     batch_loss,
     embeddings,
@@ -193,7 +196,9 @@ def test_the_loss_of_a_batch_is_that_of_loops(changes):
         embedded = Embeddings(Vectors(users, items), Vectors(of_users, of_items))
         embedded = jax.tree.map(jnp.asarray, embedded)
         step = Step(jax.tree.map(jnp.asarray, batch), key, ())
-        total, parts = batch_loss(config, jax.tree.map(jnp.asarray, params), embedded, step, None)
+        rows = interaction_rows(np.array([[0, 0]]), n, m)
+        loss = Loss(config, Catalogue(n, m), None)
+        total, parts = batch_loss(loss, jax.tree.map(jnp.asarray, params), embedded, step, rows)
         nodes = [
             np.asarray(distinct_places(k, size, min(config.contrast.nodes, size)))
             for k, size in zip(jax.random.split(contrast_key), (n, m), strict=True)
@@ -259,7 +264,8 @@ def test_generated_rows_are_what_content_says_of_users():
     dataset, config = tiny_dataset(), config_of(**GAME)
     method = CrossView.build(config, dataset)
     inputs, params = method.inputs(dataset), random_params(dataset)
-    embedded = embeddings(config.view, jax.tree.map(jnp.asarray, params), inputs)
+    params = jax.tree.map(jnp.asarray, params)
+    embedded = embeddings(config.view, params, inputs, method.catalogue)
     share = draw_share(method.board(), jax.random.key(1), inputs.rows)
     player = new_player(method.board(), jax.random.key(2))
     users = np.asarray(embedded.vectors.users)[np.asarray(share.batch.users)]

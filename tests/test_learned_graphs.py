@@ -5,6 +5,7 @@ import pytest
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.methods.mmssl.learned_graphs import (
     EdgeList,
+    Observed,
     RebuildBlocks,
     append_edges,
     edges_per_user,
@@ -80,7 +81,7 @@ def test_learned_edges_of_all_are_every_users_own_top_k(block, masked):
     edges = learned_edges_of_all(
         jnp.asarray(users),
         jnp.asarray(items),
-        rows_of(matrix) if masked else None,
+        Observed(rows_of(matrix), jnp.arange(N_USERS)) if masked else None,
         3,
         RebuildBlocks(users=block, items=9, edges=int(heavy_first[:block].sum())),
     )

@@ -147,6 +147,7 @@ def test_the_item_of_the_own_colour_comes_first(layers):
 def losses(devices: int, transform: str) -> list[dict[str, float]]:
     """Of every one of five steps, with a weight at which the norms matter."""
     changes = {"parallel.devices": devices, "parallel.transform": transform}
+    changes["parallel.tables"] = "replicated"
     config = config_of(**{"lightgcn.regularization": WEIGHT, **changes})
     problem = load_problem(config, tiny_dataset())
     run, state, found = compile_training(problem).epoch, new_state(problem), []

@@ -114,7 +114,9 @@ def test_the_adversarial_loss_comes_in_with_its_weight(weight):
         nothing = jnp.zeros((2, 12))
         critic = critic_module(setup).init(jax.random.key(0), nothing, True)["params"]
     edges = edges_of_batch(interaction_matrix(), np.asarray(BATCH.users))
-    share = Share(BATCH, edges, jnp.int32(0), GameDraws(key, jnp.zeros((3, 2)), key), key)
+    share = Share(
+        BATCH, BATCH.users, edges, jnp.int32(0), GameDraws(key, jnp.zeros((3, 2)), key), key
+    )
 
     loss, parts = generator_loss(setup, embeddings, critic, share)
 

@@ -55,6 +55,7 @@ def test_a_method_names_its_settings_and_itself(name):
 
 def losses_of(name, devices, transform="pmap"):
     changes = {"parallel.devices": devices, "parallel.transform": transform}
+    changes["parallel.tables"] = "replicated"
     problem = load_problem(config_of(name, **changes), tiny_dataset())
     state, run, losses = new_state(problem), compile_training(problem).steps, []
     for _ in range(3):

@@ -115,7 +115,8 @@ DROPOUT = {"model.dropout": 0.2, "critic.dropout": (0.31, 0.5)}
 @functools.cache
 def train(preset: str, devices: int, transform: str):
     """The losses of every step, and the state after."""
-    changes = {**DROPOUT, "parallel.devices": devices, "parallel.transform": transform}
+    changes = {"parallel.devices": devices, "parallel.transform": transform}
+    changes |= {**DROPOUT, "parallel.tables": "replicated"}
     problem = load_problem(tiny_config(preset, changes), tiny_dataset())
     run, state, losses = compile_training(problem).epoch, new_state(problem), []
     for _ in range(STEPS):

@@ -272,10 +272,11 @@ def test_noise_from_a_key_belongs_to_rows_of_the_whole_batch():
 
 def test_noise_of_a_block_from_a_key_is_uniform_and_its_own():
     noise = Noise(jax.random.key(4), jnp.int32(0))
-    blocks = [np.asarray(uniform_block(noise, 50, block, 40)) for block in (0, 1)]
-    share = uniform_block(noise._replace(first_row=jnp.int32(20)), 30, 1, 40)
+    blocks = [np.asarray(uniform_block(noise, 50, first, 40)) for first in (0, 40)]
+    share = uniform_block(noise._replace(first_row=jnp.int32(20)), 30, 40, 40)
 
     np.testing.assert_array_equal(share, blocks[1][20:])
+    np.testing.assert_array_equal(uniform_block(noise, 50, 0, 80), np.concatenate(blocks, axis=1))
     together = np.concatenate(blocks).ravel()
     assert len(np.unique(together)) > 0.99 * together.size
     assert abs(together.mean() - 0.5) < 0.02
@@ -285,5 +286,5 @@ def test_noise_of_a_block_from_a_key_is_uniform_and_its_own():
 def test_injected_noise_is_cut_into_blocks():
     uniform = jnp.asarray(np.random.default_rng(0).uniform(size=(4, N_ITEMS)), jnp.float32)
     noise = Noise(uniform, jnp.int32(1))
-    cut = np.concatenate([uniform_block(noise, 2, block, 7) for block in range(4)], axis=1)
+    cut = np.concatenate([uniform_block(noise, 2, first, 6) for first in range(0, 24, 6)], axis=1)
     np.testing.assert_array_equal(cut[:, :N_ITEMS], np.asarray(uniform)[[1, 2]])

@@ -8,6 +8,8 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mmssl_jax.parallel import psum
+
 Normalization = Literal["receiver", "symmetric", "mean"]
 
 
@@ -18,22 +20,30 @@ class BipartiteGraph(NamedTuple):
     to_items: jraph.GraphsTuple
 
 
+class Ends(NamedTuple):
+    """One end of each edge: which of `n_nodes` nodes it is. axis: devices over which a node's edges
+    are spread, or None."""
+
+    nodes: Int[Array, " E"]
+    n_nodes: int
+    axis: str | None = None
+
+    def degree(self, mask: Bool[Array, " E"]) -> Float[Array, " E"]:
+        """The number of unmasked edges of each edge's node."""
+        here = jax.ops.segment_sum(mask.astype(float), self.nodes, self.n_nodes)
+        return psum(here, self.axis)[self.nodes]
+
+
 def edge_weights(
-    receivers: Int[Array, " E"],
-    senders: Int[Array, " E"],
-    mask: Bool[Array, " E"],
-    n_receivers: int,
-    n_senders: int,
-    normalization: Normalization,
+    receivers: Ends, senders: Ends, mask: Bool[Array, " E"], normalization: Normalization
 ) -> Float[Array, " E"]:
     """Weight of each edge from the degrees d of its ends; masked edges weigh 0.
 
     receiver: d_r^-1/2 (the paper's 1/sqrt(N_u)); symmetric: (d_r d_s)^-1/2; mean: d_r^-1.
     """
-    present = mask.astype(float)
-    degree = jax.ops.segment_sum(present, receivers, n_receivers)[receivers]
+    degree = receivers.degree(mask)
     if normalization == "symmetric":
-        degree = degree * jax.ops.segment_sum(present, senders, n_senders)[senders]
+        degree = degree * senders.degree(mask)
     power = -1.0 if normalization == "mean" else -0.5
     return jnp.where(mask, jnp.where(mask, degree, 1.0) ** power, 0.0)
 
@@ -57,25 +67,21 @@ def directed_graph(
 
 
 def bipartite_graph(
-    users: Int[Array, " E"],
-    items: Int[Array, " E"],
-    mask: Bool[Array, " E"],
-    n_users: int,
-    n_items: int,
-    normalization: Normalization,
+    users: Ends, items: Ends, mask: Bool[Array, " E"], normalization: Normalization
 ) -> BipartiteGraph:
     """Builds both directions from one edge list, on the device.
 
     Repeated edges stay repeated: their weights add up. Masked edges may name any node; they are
     sorted like the others and weigh nothing.
     """
-    by_user, by_item = jnp.argsort(users, stable=True), jnp.argsort(items, stable=True)
-    user_weights = edge_weights(users, items, mask, n_users, n_items, normalization)
-    item_weights = edge_weights(items, users, mask, n_items, n_users, normalization)
-    n_nodes = n_users + n_items
+    by_user = jnp.argsort(users.nodes, stable=True)
+    by_item = jnp.argsort(items.nodes, stable=True)
+    user_weights = edge_weights(users, items, mask, normalization)[by_user]
+    item_weights = edge_weights(items, users, mask, normalization)[by_item]
+    n_nodes, u, i = users.n_nodes + items.n_nodes, users.nodes, items.nodes
     return BipartiteGraph(
-        to_users=directed_graph(items[by_user], users[by_user], user_weights[by_user], n_nodes),
-        to_items=directed_graph(users[by_item], items[by_item], item_weights[by_item], n_nodes),
+        to_users=directed_graph(i[by_user], u[by_user], user_weights, n_nodes),
+        to_items=directed_graph(u[by_item], i[by_item], item_weights, n_nodes),
     )
 
 
@@ -85,4 +91,4 @@ def observed_graph(
     """The graph of the training interactions, `edges` int `[E, 2]` (user, item)."""
     users, items = jnp.asarray(edges[:, 0], jnp.int32), jnp.asarray(edges[:, 1], jnp.int32)
     mask = jnp.ones(len(edges), bool)
-    return bipartite_graph(users, items, mask, n_users, n_items, normalization)
+    return bipartite_graph(Ends(users, n_users), Ends(items, n_items), mask, normalization)

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mmssl_jax.blocks import Block, fold_blocks, vectors_at_once, zeros_of_its_own
+from mmssl_jax.nodes import Nodes, axis_of
+from mmssl_jax.parallel import all_gather, axis_size, psum_scatter
 
 
 def propagate(
@@ -25,6 +27,23 @@ def propagate(
     """
     weights = jax.lax.stop_gradient(graph.edges)
     return _propagate(n_receivers, weights, graph.senders, graph.receivers, senders_x)
+
+
+def users_from_items(
+    graph: jraph.GraphsTuple, items: Float[Array, "I C"], n_users: int, nodes: Nodes | None
+) -> Float[Array, "U C"]:
+    """`propagate` from items to this device's `n_users` users, the edges being theirs: the items'
+    rows are gathered first."""
+    return propagate(graph, all_gather(items, axis_of(nodes)), n_users)
+
+
+def items_from_users(
+    graph: jraph.GraphsTuple, users: Float[Array, "U C"], n_items: int, nodes: Nodes | None
+) -> Float[Array, "I C"]:
+    """`propagate` from all users to this device's `n_items` items: each device sums over the edges
+    of its own users, and the sums are added up where the items lie. Users do not travel."""
+    axis = axis_of(nodes)
+    return psum_scatter(propagate(graph, users, n_items * axis_size(axis)), axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -6,13 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from mmssl_jax.nodes import Nodes
+from mmssl_jax.parallel import all_gather, axis_index, axis_size
+
 
 class InteractionRows(NamedTuple):
     """Training items of user u: `items[start[u] : start[u + 1]]`, ascending.
 
     `samplers` are the users that a batch may hold: those with a positive and a negative item.
     `trained` are the items with a training interaction, ascending, and `place[e]` is where
-    `items[e]` stands among them.
+    `items[e]` stands among them. `user_rows` tells where users' rows lie that are spread over
+    devices; None where a user's row is its number.
     """
 
     start: Int[Array, " U_plus_1"]
@@ -21,6 +25,11 @@ class InteractionRows(NamedTuple):
     samplers: Int[Array, " N"]
     trained: Int[Array, " T"]
     place: Int[Array, " E"]
+    user_rows: Int[Array, " U"] | None = None
+
+    def of_users(self, users: Int[Array, " B"]) -> Int[Array, " B"]:
+        """The rows of users in arrays with a row per user."""
+        return users if self.user_rows is None else self.user_rows[users]
 
 
 class RowPairs(NamedTuple):
@@ -104,3 +113,25 @@ def batch_edges(rows: InteractionRows, users: Int[Array, " B"], length: int) -> 
     mask = position < end[-1]
     item = rows.items[jnp.where(mask, rows.start[users[row]] + slot, 0)]
     return BatchEdges(row, item, jnp.where(mask, slot, 0), mask, degree)
+
+
+def edges_of_own_items(
+    edges: BatchEdges, n_items: int, nodes: Nodes
+) -> tuple[BatchEdges, Int[Array, " T"]]:
+    """Of the edges of all devices' rows those with items of this device, in front, and the place
+    of each among the devices' edges one after another.
+
+    Rows count in the batch of all devices, items within this device, which has `n_items`.
+    """
+    n_devices, me = axis_size(nodes.axis), axis_index(nodes.axis)
+    row = edges.row + me * edges.n_rows
+    rows, items, slots, masks = all_gather((row, edges.item, edges.slot, edges.mask), nodes.axis)
+    item = items - me * n_items
+    is_mine = masks & (item >= 0) & (item < n_items)
+    length = len(is_mine)
+    place = jnp.where(is_mine, jnp.cumsum(is_mine) - 1, length)
+    order = jnp.zeros(length, jnp.int32).at[place].set(jnp.arange(length), mode="drop")
+    mask = jnp.arange(length) < jnp.sum(is_mine)
+    degree = jnp.zeros(edges.n_rows * n_devices, jnp.int32)  # of no meaning here
+    item = jnp.where(mask, item[order], 0)
+    return BatchEdges(rows[order], item, slots[order], mask, degree), order

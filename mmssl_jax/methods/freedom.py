@@ -31,6 +31,7 @@ from mmssl_jax.config import Config, ConfigError, Fraction
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import (
     BipartiteGraph,
+    Ends,
     bipartite_graph,
     edge_weights,
     observed_graph,
@@ -162,7 +163,8 @@ class Freedom(Trained):
         neighbours = modality_neighbours(dataset, settings.k, True, self.config.data)
         rows = interaction_rows(dataset.train, *size)
         every = jnp.ones(rows.users.shape, bool)
-        edges = edge_weights(rows.users, rows.items, every, *size, "symmetric")
+        ends = Ends(rows.users, size[0]), Ends(rows.items, size[1])
+        edges = edge_weights(*ends, every, "symmetric")
         return Inputs(
             rows=rows,
             graph=observed_graph(dataset.train, *size, "symmetric"),
@@ -192,7 +194,8 @@ class Freedom(Trained):
         kept = draw_edges(draw_key, inputs.log_weights, n_kept)
         users, items = inputs.rows.users[kept], inputs.rows.items[kept]
         size, every = (self.n_users, self.n_items), jnp.ones(n_kept, bool)
-        return Thinned(key, bipartite_graph(users, items, every, *size, "symmetric"))
+        ends = Ends(users, size[0]), Ends(items, size[1])
+        return Thinned(key, bipartite_graph(*ends, every, "symmetric"))
 
     def start_epoch(self, state: Descent, inputs: Inputs) -> Descent:
         """Other edges for each epoch."""

@@ -25,11 +25,13 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
-from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.graph.propagate import items_from_users, users_from_items
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows
+from mmssl_jax.layout import Rows
 from mmssl_jax.losses.bpr import bpr_loss, frobenius_norm
 from mmssl_jax.method import Metrics, Vectors
-from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained
+from mmssl_jax.methods.trained import BenchmarkConfig, Step, Trained, of_batch
+from mmssl_jax.nodes import Nodes
 from mmssl_jax.optimizers import Descent
 
 
@@ -69,24 +71,32 @@ class Params(NamedTuple):
 
 
 def rounds(
-    graph: BipartiteGraph, users: Float[Array, "U D"], items: Float[Array, "I D"], layers: int
+    graph: BipartiteGraph,
+    users: Float[Array, "U D"],
+    items: Float[Array, "I D"],
+    layers: int,
+    nodes: Nodes | None = None,
 ) -> list[Vectors]:
     """The embeddings before the first and after each of `layers` rounds."""
     found = [Vectors(users, items)]
     for _ in range(layers):
         users, items = (
-            propagate(graph.to_users, items, users.shape[0]),
-            propagate(graph.to_items, users, items.shape[0]),
+            users_from_items(graph.to_users, items, len(users), nodes),
+            items_from_users(graph.to_items, users, len(items), nodes),
         )
         found.append(Vectors(users, items))
     return found
 
 
 def light_gcn(
-    graph: BipartiteGraph, users: Float[Array, "U D"], items: Float[Array, "I D"], layers: int
+    graph: BipartiteGraph,
+    users: Float[Array, "U D"],
+    items: Float[Array, "I D"],
+    layers: int,
+    nodes: Nodes | None = None,
 ) -> Vectors:
     """The mean of the embeddings before the first and after each of `layers` rounds."""
-    of_users, of_items = zip(*rounds(graph, users, items, layers), strict=True)
+    of_users, of_items = zip(*rounds(graph, users, items, layers, nodes), strict=True)
     return Vectors(sum(of_users) / (layers + 1), sum(of_items) / (layers + 1))
 
 
@@ -104,6 +114,7 @@ class LightGCN(Trained):
 
     TITLE: ClassVar[str] = "LightGCN"
     CONFIG: ClassVar[type[Config]] = LightGCNConfig
+    ROWS: ClassVar[Rows] = {"users": "users", "items": "items"}
     SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "lightgcn.layers": {"low": 1, "high": 4},
@@ -123,14 +134,9 @@ class LightGCN(Trained):
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
         """The ranking loss and the norms of the initial embeddings."""
         settings, batch = self.config.lightgcn, step.batch
-        final = light_gcn(inputs.graph, params.users, params.items, settings.layers)
-        of_users, of_items = final.users[batch.users], final.items
-        bpr = bpr_loss(of_users, of_items[batch.positives], of_items[batch.negatives])
-        initial = (
-            params.users[batch.users],
-            params.items[batch.positives],
-            params.items[batch.negatives],
-        )
+        final = light_gcn(inputs.graph, params.users, params.items, settings.layers, self.nodes)
+        bpr = bpr_loss(*of_batch(final, batch, self.nodes))
+        initial = of_batch(Vectors(params.users, params.items), batch, self.nodes)
         norms = sum(frobenius_norm(rows, self.axis) for rows in initial)
         total = bpr + settings.regularization * norms / self.config.sampling.batch_size
         return total, {"bpr": bpr, "loss": total}
@@ -138,4 +144,4 @@ class LightGCN(Trained):
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The final embeddings."""
         users, items = state.params.users, state.params.items
-        return light_gcn(inputs.graph, users, items, self.config.lightgcn.layers)
+        return light_gcn(inputs.graph, users, items, self.config.lightgcn.layers, self.nodes)

@@ -5,7 +5,7 @@ batch, takes the step, and spreads both over devices.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import optax
@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from mmssl_jax.config import Config, SamplingConfig, TrainConfig
 from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.layout import Rows, is_by_row
 from mmssl_jax.method import Inputs, Method, Metrics, Vectors
+from mmssl_jax.nodes import Nodes, own_rows
 from mmssl_jax.optimizers import Descent, adamw, descend
 from mmssl_jax.sampling import Batch, sample_share, steps_per_epoch
 
@@ -40,10 +42,16 @@ class Step(NamedTuple):
     carried: PyTree
 
 
-def of_batch(vectors: Vectors, batch: Batch) -> tuple[Float[Array, "B D"], ...]:
+def of_batch(
+    vectors: Vectors, batch: Batch, nodes: Nodes | None = None
+) -> tuple[Float[Array, "B D"], ...]:
     """The vectors of a batch's users, positives and negatives."""
-    items = vectors.items
-    return vectors.users[batch.users], items[batch.positives], items[batch.negatives]
+    users, items = vectors
+    return (
+        own_rows(users, batch.users, nodes),
+        own_rows(items, batch.positives, nodes),
+        own_rows(items, batch.negatives, nodes),
+    )
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,18 @@ class Trained(Method):
 
     The inputs of a method have a field `rows`, from which batches are drawn. A method defines
     `inputs`, `parameters`, `loss` and `embed`, and where it needs to, `carry` and `start_epoch`.
+
+    ROWS: as in `method.RowSpread`, of a method whose rows may be spread; empty for others.
     """
+
+    ROWS: ClassVar[Rows] = {}
 
     config: Any
     n_users: int
     n_items: int
     steps_per_epoch: int
     axis: str | None = None
+    nodes: Nodes | None = None
 
     @classmethod
     def build(cls, config: Any, dataset: Dataset, n_devices: int = 1) -> Self:
@@ -91,10 +104,19 @@ class Trained(Method):
         """One Adam step on a batch of triples."""
         batch_key, loss_key = jax.random.split(key)
         batch = sample_share(self.config.sampling, batch_key, inputs.rows, self.n_items, self.axis)
+        batch = batch._replace(users=inputs.rows.of_users(batch.users))
         step = Step(batch, loss_key, state.carried)
         return descend(
-            lambda params: self.loss(params, step, inputs), state, self.optimizer(), self.axis
+            lambda params: self.loss(params, step, inputs),
+            state,
+            self.optimizer(),
+            self.axis,
+            None if self.nodes is None else is_by_row(state.params, self.ROWS),
         )
+
+    def graph_edges(self) -> int:
+        """0: there are no graphs in the state."""
+        return 0
 
     def learned(self, state: Descent) -> PyTree:
         """The parameters."""

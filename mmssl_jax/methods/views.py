@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from mmssl_jax.graph.item_graph import Neighbours
 from mmssl_jax.graph.propagate import propagate
 from mmssl_jax.graph.sparse import SparseMatrix, sparse_matrix
+from mmssl_jax.nodes import Nodes, node_sum
 
 
 class CoUsers(NamedTuple):
@@ -50,11 +51,15 @@ def co_users(edges: np.ndarray, n_users: int, n_items: int) -> CoUsers:
 
 
 def view_of_users(
-    view: CoUsers, x: Float[Array, "U D"], n_items: int, hops: int
+    view: CoUsers,
+    x: Float[Array, "U D"],
+    n_items: int,
+    hops: int,
+    nodes: Nodes | None = None,
 ) -> Float[Array, "U D"]:
-    """q_U: W^hops x."""
+    """q_U: W^hops x. n_items: all that there are."""
     for _ in range(hops):
-        of_items = propagate(view.interactions.to_columns, x, n_items)
+        of_items = node_sum(propagate(view.interactions.to_columns, x, n_items), nodes)
         sums = propagate(view.interactions.to_rows, of_items, x.shape[0])
         x = view.inverse_sum[:, None] * (sums - view.degree[:, None] * x)
     return x
@@ -81,13 +86,17 @@ def content_hypergraph(neighbours: Mapping[str, Neighbours]) -> SparseMatrix:
 
 
 def view_of_items(
-    incidence: SparseMatrix, x: Float[Array, "I D"], n_edges: int, hops: int
+    incidence: SparseMatrix,
+    x: Float[Array, "I D"],
+    n_edges: int,
+    hops: int,
+    nodes: Nodes | None = None,
 ) -> Float[Array, "I D"]:
     """q_I: (D^-1/2 H H' D^-1/2)^hops x, with `incidence` as of `content_hypergraph`.
 
     n_edges: the hypergraph's, modalities times items.
     """
     for _ in range(hops):
-        of_edges = propagate(incidence.to_columns, x, n_edges)
+        of_edges = node_sum(propagate(incidence.to_columns, x, n_edges), nodes)
         x = propagate(incidence.to_rows, of_edges, x.shape[0])
     return x

@@ -22,7 +22,8 @@ def conclude(
     """Restores the best epoch, evaluates it and the baselines, and writes `result.json`; the test
     metrics of each user lie beside it, in `per_user.npz`."""
     record = restore_record(checkpoints.best)
-    scorer = programs.embed(restore_tree(checkpoints.best, like))
+    training = programs.training
+    scorer = training.embed(training.lay_out(restore_tree(checkpoints.best, like)))
     result = {
         "best_epoch": record["progress"]["best_epoch"],
         "best_step": record["progress"]["steps"],

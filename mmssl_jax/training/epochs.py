@@ -27,8 +27,9 @@ class Epoch(NamedTuple):
     """A dispatched epoch, whose figures the device may still be computing.
 
     n_sent: those of its steps that this process sent; an earlier one may have done the others.
-    state: a copy, since the next epoch reuses the original's memory. finite: whether each array of
-    the state is, in `array_names`' order, and then the embeddings. words: the state's digest.
+    state: a whole copy, since the next epoch reuses the original's memory. finite: whether each
+    array of the state is, in `array_names`' order, and then the embeddings. words: the state's
+    digest.
     """
 
     n_steps: int
@@ -56,7 +57,9 @@ def train_epochs(
     Raises DivergedError when a loss, a parameter or an embedding is no longer finite; the
     checkpoints before it remain.
     """
-    state, progress, part = start
+    whole, progress, part = start
+    state = programs.training.lay_out(whole)
+    del whole  # its arrays, or their memory, are the first epoch's
     config, per_epoch = problem.config, problem.steps_per_epoch
     most_steps = config.train.max_steps or config.train.epochs * per_epoch
     minutes = config.train.checkpoint_minutes
@@ -117,14 +120,14 @@ def dispatch_epoch(
     # No array may come to the host by accident while the device works.
     with jax.transfer_guard_device_to_host("disallow"):
         state, tally = programs.training.go_on(begun.state, begun.tally, n_steps - begun.steps)
-        scorer = programs.embed(state)
-        finite, words = programs.health(state)
+        scorer, whole = programs.training.embed(state), programs.training.make_whole(state)
+        finite, words = programs.health(whole)
         embedded = jnp.all(
             jnp.stack([jnp.all(jnp.isfinite(part)) for part in jax.tree.leaves(scorer)])
         )
         finite = jnp.append(finite, embedded)
         ranking = programs.evaluators["validation"].start(scorer)
-        return state, Epoch(n_steps, n_sent, programs.copy(state), tally, finite, words, ranking)
+        return state, Epoch(n_steps, n_sent, whole, tally, finite, words, ranking)
 
 
 class Figures(NamedTuple):

@@ -82,11 +82,10 @@ def save_part(
 ) -> None:
     """Saves the state within an epoch as `last`. Raises DivergedError rather than save what is not
     finite."""
-    part, (finite, words) = Part.of(begun.tally), programs.health(begun.state)
-    check_finite(
-        problem, part, by_name(begun.state, np.asarray(finite).tolist()), progress, outlets
-    )
+    # A copy, since the next steps reuse the original's memory.
+    whole = programs.training.make_whole(begun.state)
+    part, (finite, words) = Part.of(begun.tally), programs.health(whole)
+    check_finite(problem, part, by_name(whole, np.asarray(finite).tolist()), progress, outlets)
     record = {"progress": progress._asdict(), "settings": outlets.settings, "part": part._asdict()}
     last, step = outlets.checkpoints.last, progress.steps + begun.steps
-    # A copy, since the next steps reuse the original's memory.
-    save_checkpoint(last, step, programs.copy(begun.state), record, words)
+    save_checkpoint(last, step, whole, record, words)

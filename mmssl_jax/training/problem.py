@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,21 @@ from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset, with_controls
 from mmssl_jax.digest import digest_words
-from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State
+from mmssl_jax.layout import Layout, is_place, lay_out, make_layout, make_whole, places, whole_rows
+from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State, Vectors, can_spread
 from mmssl_jax.methods import METHODS
-from mmssl_jax.parallel import AXIS, in_float32, local_devices, on_all, replicate, spread
+from mmssl_jax.parallel import (
+    AXIS,
+    BY_ROW,
+    WHOLE,
+    in_float32,
+    local_devices,
+    on_all,
+    placed,
+    replicate,
+    spread,
+    spread_rows,
+)
 from mmssl_jax.ranking.evaluate import Evaluator, HeldOut, make_evaluator
 from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.sampling import steps_per_epoch
@@ -39,7 +51,8 @@ class Problem(NamedTuple):
     """Everything about a run that does not change while it runs.
 
     `dataset` is without the interactions of the cold items, which `cold` holds, and with the
-    features that `data.features` says.
+    features that `data.features` says. `inputs` are whole; `layout` tells how the rows of users and
+    items are spread over the devices while steps run, None where every device has them all.
     """
 
     config: Config
@@ -48,6 +61,7 @@ class Problem(NamedTuple):
     method: Method
     inputs: Inputs
     cold: ColdItems
+    layout: Layout | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,8 +86,26 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
         require_trained_negatives(dataset)
     devices = local_devices(config.parallel.devices)
     method = kind.build(config, dataset, len(devices))
-    inputs = replicate(method.inputs(dataset), devices)
-    return Problem(config, dataset, devices, method, inputs, cold)
+    inputs = method.inputs(dataset)
+    if not spreads_tables(config, len(devices)):
+        return Problem(config, dataset, devices, method, replicate(inputs, devices), cold)
+    layout = make_layout(dataset, len(devices))
+    return Problem(config, dataset, devices, method, inputs, cold, layout)
+
+
+def spreads_tables(config: Config, n_devices: int) -> bool:
+    """Whether rows of users and items are spread over the devices, as `parallel.tables` says.
+
+    Raises ConfigError where they shall be, and the method cannot.
+    """
+    tables, able = config.parallel.tables, can_spread(METHODS[config.method])
+    if tables == "sharded" and not able:
+        names = ", ".join(name for name, kind in METHODS.items() if can_spread(kind))
+        raise ConfigError(
+            f"parallel.tables is sharded, which {config.method} cannot; {names} can: use auto or "
+            "replicated"
+        )
+    return able and (tables == "sharded" or (tables == "auto" and n_devices > 1))
 
 
 def require_trained_negatives(dataset: Dataset) -> None:
@@ -168,13 +200,18 @@ def train_epoch(
 
 
 class Training(NamedTuple):
-    """The compiled parts of training, over all devices. A state given to them is donated: its
-    memory becomes that of the new state, and it can be used no more.
+    """The compiled parts of training, over all devices. A state given to `start_epoch` and `go_on`
+    is donated: its memory becomes that of the new state, and it can be used no more.
 
-    start_epoch: what a method does before an epoch. go_on: as the function above, without
-    compiling anew for another number of steps. no_tally: before an epoch's first step.
+    lay_out: a whole state, as checkpoints hold it, where the others want it; the same arrays where
+    every device has all rows. make_whole: the whole state of one, a copy. start_epoch: what a
+    method does before an epoch. go_on: as the function above, without compiling anew for another
+    number of steps. embed: what ranks. no_tally: before an epoch's first step.
     """
 
+    lay_out: Callable[[TrainState], TrainState]
+    make_whole: Callable[[TrainState], TrainState]
+    embed: Callable[[TrainState], Scorer]
     start_epoch: Callable[[TrainState], TrainState]
     go_on: Callable[[TrainState, Tally, int], tuple[TrainState, Tally]]
     no_tally: Tally
@@ -192,12 +229,10 @@ class Training(NamedTuple):
 class Programs(NamedTuple):
     """The compiled parts of a run; each compiles at its first call.
 
-    health: whether each array of the state holds finite numbers alone, and its digest.
+    health: whether each array of a whole state holds finite numbers alone, and its digest.
     """
 
     training: Training
-    embed: Callable[[TrainState], Scorer]
-    copy: Callable[[TrainState], TrainState]
     health: Callable[[TrainState], tuple[Array, Array]]
     evaluators: dict[str, Evaluator]  # by held-out split that has interactions
 
@@ -206,8 +241,6 @@ def compile_programs(problem: Problem, splits: Sequence[Split] = SPLITS) -> Prog
     """Training epochs, embedding and evaluation of a problem, on these splits alone."""
     return Programs(
         compile_training(problem),
-        compile_embedding(problem),
-        jax.jit(lambda state: jax.tree.map(jnp.copy, state)),
         jax.jit(lambda state: (finite_arrays(state), digest_words(state))),
         {
             split: split_evaluator(problem, split)
@@ -237,8 +270,13 @@ def compile_training(problem: Problem) -> Training:
             f"sampling.batch_size {batch_size} cannot be shared by {n_devices} devices; "
             f"use a multiple of {n_devices}, or set parallel.devices"
         )
+    return whole_training(problem) if problem.layout is None else spread_training(problem)
+
+
+def whole_training(problem: Problem) -> Training:
+    """Training where every device has all rows."""
     method = dataclasses.replace(problem.method, axis=AXIS)  # type: ignore[type-var]
-    transform, inputs = config.parallel.transform, problem.inputs
+    devices, inputs, transform = problem.devices, problem.inputs, problem.config.parallel.transform
     start = spread(
         lambda state, inputs: state._replace(method=method.start_epoch(state.method, inputs)),
         devices,
@@ -254,20 +292,79 @@ def compile_training(problem: Problem) -> Training:
         donated=(0,),
     )
     numbers = functools.cache(lambda n_steps: replicate(np.int32(n_steps), devices))
-    state = jax.eval_shape(lambda inputs: first_state(problem, inputs), inputs)
-    empty = replicate(no_tally(problem.method, state, inputs), devices)
+    embed = jax.jit(
+        in_float32(problem.method.embed), compiler_options=compiler_options(devices[0].platform)
+    )
     return Training(
+        lambda state: state,
+        jax.jit(lambda state: jax.tree.map(jnp.copy, state)),
+        lambda state: embed(state.method, inputs),
         lambda state: start(state, inputs),
         lambda state, tally, n_steps: steps(state, tally, inputs, numbers(n_steps)),
-        empty,
+        replicate(no_tally(problem.method, abstract_state(problem), inputs), devices),
     )
 
 
+def spread_training(problem: Problem) -> Training:
+    """Training where the rows of users and items are spread over the devices."""
+    layout, devices = problem.layout, problem.devices
+    assert layout is not None
+    whole: Any = problem.method
+    method = dataclasses.replace(whole, axis=AXIS, nodes=layout.nodes)
+    inputs, like = lay_out(problem.inputs, layout, method.ROWS), abstract_state(problem)
+    of_inputs, of_state = places(inputs, method.ROWS), places(like, method.ROWS)
+    inputs = jax.tree.map(
+        lambda x, place: jax.device_put(x, placed(devices, place)), inputs, of_inputs
+    )
+    where = jax.tree.map(lambda place: placed(devices, place), of_state, is_leaf=is_place)
+    n_edges = method.graph_edges()
+    start = spread_rows(
+        lambda state, inputs: state._replace(method=method.start_epoch(state.method, inputs)),
+        devices,
+        (of_state, of_inputs),
+        of_state,
+        donated=(0,),
+    )
+    steps = spread_rows(
+        lambda state, tally, inputs, n_steps: go_on(method, state, tally, inputs, n_steps),
+        devices,
+        (of_state, WHOLE, of_inputs, WHOLE),
+        (of_state, WHOLE),
+        donated=(0,),
+    )
+    embed = spread_rows(
+        lambda state, inputs: method.embed(state.method, inputs),
+        devices,
+        (of_state, of_inputs),
+        Vectors(BY_ROW, BY_ROW),  # type: ignore[arg-type]  # their places
+    )
+    whole_vectors = jax.jit(
+        lambda vectors: whole_rows(vectors, layout), out_shardings=on_all(devices)
+    )
+    numbers = functools.cache(lambda n_steps: replicate(np.int32(n_steps), devices))
+    return Training(
+        jax.jit(lambda state: lay_out(state, layout, method.ROWS, n_edges), out_shardings=where),
+        jax.jit(
+            lambda state: make_whole(state, like, layout, method.ROWS),
+            out_shardings=on_all(devices),
+        ),
+        lambda state: whole_vectors(embed(state, inputs)),
+        lambda state: start(state, inputs),
+        lambda state, tally, n_steps: steps(state, tally, inputs, numbers(n_steps)),
+        replicate(no_tally(whole, like, problem.inputs), devices),
+    )
+
+
+def abstract_state(problem: Problem) -> TrainState:
+    """Shapes and types of a whole state."""
+    state: TrainState = jax.eval_shape(lambda inputs: first_state(problem, inputs), problem.inputs)
+    return state
+
+
 def compile_embedding(problem: Problem) -> Callable[[TrainState], Scorer]:
-    """A function from a state to what ranks, in evaluation mode."""
-    options = compiler_options(problem.devices[0].platform)
-    embed = jax.jit(in_float32(problem.method.embed), compiler_options=options)
-    return lambda state: embed(state.method, problem.inputs)
+    """A function from a whole state to what ranks, in evaluation mode."""
+    training = compile_training(problem)
+    return lambda state: training.embed(training.lay_out(state))
 
 
 def split_evaluator(problem: Problem, split: Split) -> Evaluator:

@@ -32,7 +32,8 @@ from mmssl_jax.tune.parameters import changes_of, distributions, start_params
 from mmssl_jax.tune.space import Space
 
 # They change where and how fast trials run, not what they are.
-MAY_CHANGE = (*MAY_MOVE, "parallel.devices", "parallel.transform", "parallel.compilation_cache")
+PARALLEL = ("devices", "tables", "transform", "compilation_cache")
+MAY_CHANGE = (*MAY_MOVE, *(f"parallel.{name}" for name in PARALLEL))
 
 SEARCH = "search.json"
 

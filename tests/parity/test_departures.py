@@ -131,7 +131,7 @@ def share_of_users():
     users, key = jnp.asarray(USERS), jax.random.key(0)
     game = GameDraws(noise=key, alpha=jnp.zeros((len(USERS), 2)), dropout=key)
     batch = Batch(users, users, users)
-    return Share(batch, edges_of_batch(MATRIX, USERS), jnp.int32(0), game, key)
+    return Share(batch, batch.users, edges_of_batch(MATRIX, USERS), jnp.int32(0), game, key)
 
 
 def real_rows(preset, embeddings, **changes):

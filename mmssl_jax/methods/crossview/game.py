@@ -20,14 +20,21 @@ from jaxtyping import Array, Float, Key
 from mmssl_jax.graph.rows import InteractionRows, batch_edges
 from mmssl_jax.method import Metrics
 from mmssl_jax.methods.crossview.config import CrossViewConfig
-from mmssl_jax.methods.crossview.model import Embeddings
+from mmssl_jax.methods.crossview.model import Catalogue, Embeddings
 from mmssl_jax.methods.mmssl.config import MMSSLConfig, PlayersConfig
 from mmssl_jax.methods.mmssl.draws import GameDraws, Share
 from mmssl_jax.methods.mmssl.game import adversarial
 from mmssl_jax.methods.mmssl.game.critic import hidden_widths
 from mmssl_jax.methods.mmssl.model import Embeddings as GameEmbeddings
 from mmssl_jax.methods.mmssl.state import Params as CriticParams
-from mmssl_jax.methods.mmssl.state import Setup, Sizes, critic_module, critic_optimizer
+from mmssl_jax.methods.mmssl.state import (
+    Setup,
+    Sizes,
+    critic_module,
+    critic_optimizer,
+    spread_params,
+)
+from mmssl_jax.optimizers import mean_gradients
 from mmssl_jax.parallel import axis_index, pmean, share_of
 from mmssl_jax.sampling import Batch, sample_users
 
@@ -48,9 +55,7 @@ class Board(NamedTuple):
     n_edges: int
 
 
-def board(
-    config: CrossViewConfig, n_users: int, n_items: int, n_edges: int, axis: str | None
-) -> Board:
+def board(config: CrossViewConfig, catalogue: Catalogue, n_edges: int, axis: str | None) -> Board:
     """The game of these sizes. n_edges: as of `most_batch_edges`."""
     of_game = MMSSLConfig(
         critic=config.critic,
@@ -58,8 +63,8 @@ def board(
         optim=PlayersConfig(critic_lr=config.game.critic_lr),
         precision=config.precision,
     )
-    sizes = Sizes(n_users, n_items, 0, 1, 1, n_edges, 0, 0)
-    return Board(Setup(of_game, sizes, axis), config.game.users, n_edges)
+    sizes = Sizes(catalogue.n_users, catalogue.n_items, 0, 1, 1, n_edges, 0, 0)
+    return Board(Setup(of_game, sizes, axis, catalogue.nodes), config.game.users, n_edges)
 
 
 def new_player(game: Board, key: Key[Array, ""]) -> Player:
@@ -77,7 +82,9 @@ def draw_share(game: Board, key: Key[Array, ""], rows: InteractionRows) -> Share
     users = share_of(sample_users(user_key, rows, n), axis)
     alpha = share_of(jax.random.uniform(alpha_key, (n, 1)), axis)
     return Share(
-        batch=Batch(users, users, users),  # the game has no use for positives and negatives
+        # The game has no use for positives and negatives.
+        batch=Batch(rows.of_users(users), users, users),
+        users=users,
         edges=batch_edges(rows, users, game.n_edges),
         first_row=axis_index(axis) * len(users),
         game=GameDraws(noise, alpha, dropout),
@@ -112,11 +119,13 @@ def critic_step(
     def loss(params: CriticParams) -> tuple[Float[Array, ""], Metrics]:
         return adversarial.critic_loss(setup, params, seen, share)
 
-    gradients, parts = pmean(jax.grad(loss, has_aux=True)(player.params), setup.axis)
+    gradients, parts = jax.grad(loss, has_aux=True)(player.params)
+    gradients = mean_gradients(gradients, setup.axis, spread_params(setup, player.params))
     updates, moments = critic_optimizer(setup.config).update(
         gradients, player.moments, player.params
     )
-    return Player(optax.apply_updates(player.params, updates), moments), parts
+    player = Player(optax.apply_updates(player.params, updates), moments)
+    return player, pmean(parts, setup.axis)
 
 
 def adversarial_loss(

@@ -20,6 +20,7 @@ from mmssl_jax.graph.item_graph import (
     modality_neighbours,
 )
 from mmssl_jax.graph.rows import interaction_rows, most_batch_edges
+from mmssl_jax.layout import Rows
 from mmssl_jax.method import Curves, Inductive, Metrics, Variant, Vectors, Views
 from mmssl_jax.methods.crossview.config import CrossViewConfig
 from mmssl_jax.methods.crossview.game import (
@@ -37,7 +38,16 @@ from mmssl_jax.methods.crossview.inductive import (
     knowledge_of,
     user_vectors,
 )
-from mmssl_jax.methods.crossview.model import Inputs, Params, batch_loss, embeddings, view_length
+from mmssl_jax.methods.crossview.model import (
+    Catalogue,
+    Embeddings,
+    Inputs,
+    Loss,
+    Params,
+    batch_loss,
+    embeddings,
+    view_length,
+)
 from mmssl_jax.methods.crossview.parts import parts
 from mmssl_jax.methods.trained import Step, Trained
 from mmssl_jax.methods.views import co_users, content_hypergraph
@@ -57,6 +67,11 @@ class CrossView(Trained):
 
     TITLE: ClassVar[str] = "CrossView"
     CONFIG: ClassVar[type[Config]] = CrossViewConfig
+    ROWS: ClassVar[Rows] = {
+        **dict.fromkeys(("users", "view_users", "degree", "inverse_sum"), "users"),
+        **dict.fromkeys(("items", "view_items", "features", "view_length"), "items"),
+        **{"interactions": "users", "content": "items", "first_kernel": "items"},
+    }
     SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "softmax.user_norm": {"choices": [0.0, 0.5, 1.0]},
         "softmax.item_norm": {"choices": [0.0, 0.5, 1.0]},
@@ -134,9 +149,9 @@ class CrossView(Trained):
     def loss(self, params: Params, step: Step, inputs: Inputs) -> tuple[Float[Array, ""], Metrics]:
         """The ranking loss, the contrasts, and the model's side of the game."""
         loss_key, game_key = jax.random.split(step.key)
-        embedded = embeddings(self.config.view, params, inputs)
-        step = step._replace(key=loss_key)
-        total, parts = batch_loss(self.config, params, embedded, step, self.axis)
+        embedded = embeddings(self.config.view, params, inputs, self.catalogue)
+        loss = Loss(self.config, self.catalogue, self.axis)
+        total, parts = batch_loss(loss, params, embedded, step._replace(key=loss_key), inputs.rows)
         weight = self.config.game.weight
         if weight:
             share = draw_share(self.board(), game_key, inputs.rows)
@@ -150,7 +165,7 @@ class CrossView(Trained):
         model_key, critic_key = jax.random.split(key)
         carried, of_critic = state.carried, Metrics()
         if self.config.game.weight:
-            embedded = embeddings(self.config.view, state.params, inputs)
+            embedded = embeddings(self.config.view, state.params, inputs, self.catalogue)
             share = draw_share(self.board(), critic_key, inputs.rows)
             critic, of_critic = critic_step(self.board(), carried.critic, embedded, share)
             carried = carried._replace(critic=critic)
@@ -163,14 +178,22 @@ class CrossView(Trained):
             after = after._replace(carried=carried._replace(average=average))
         return after, metrics | of_critic
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """Users and items, and how their rows are spread."""
+        return Catalogue(self.n_users, self.n_items, self.nodes)
+
     def board(self) -> Board:
         """What is static in the game."""
-        sizes = self.n_users, self.n_items, self.game_edges
-        return board(self.config, *sizes, self.axis)
+        return board(self.config, self.catalogue, self.game_edges, self.axis)
 
     def embed(self, state: Descent, inputs: Inputs) -> Vectors:
         """The vectors that rank."""
-        return embeddings(self.config.view, self.ranking_params(state), inputs).vectors
+        return self.embedded(state, inputs).vectors
+
+    def embedded(self, state: Descent, inputs: Inputs) -> Embeddings:
+        """Vectors and views of the parameters that rank."""
+        return embeddings(self.config.view, self.ranking_params(state), inputs, self.catalogue)
 
     def ranking_params(self, state: Descent) -> Params:
         """The parameters that rank: their average over steps, or the last ones."""
@@ -179,7 +202,7 @@ class CrossView(Trained):
 
     def views(self, state: Descent, inputs: Inputs) -> Views:
         """Maps of the items' vectors and of their view."""
-        embedded = embeddings(self.config.view, self.ranking_params(state), inputs)
+        embedded = self.embedded(state, inputs)
         maps = {"final embedding": embedded.vectors.items, "view: content": embedded.views.items}
         return Views({}, maps)
 

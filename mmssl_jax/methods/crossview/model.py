@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
-from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.graph.propagate import users_from_items
 from mmssl_jax.graph.rows import InteractionRows
 from mmssl_jax.graph.sparse import SparseMatrix
 from mmssl_jax.losses.bpr import bpr_loss, embedding_l2
@@ -34,8 +34,9 @@ from mmssl_jax.losses.sampled_softmax import sampled_softmax
 from mmssl_jax.method import Metrics, Vectors
 from mmssl_jax.methods.crossview.config import CrossViewConfig, ViewSettings
 from mmssl_jax.methods.lightgcn import light_gcn
-from mmssl_jax.methods.trained import Step
+from mmssl_jax.methods.trained import Step, of_batch
 from mmssl_jax.methods.views import CoUsers, view_of_items, view_of_users
+from mmssl_jax.nodes import Nodes, own_rows, shared_rows
 from mmssl_jax.norms import unit_rows
 from mmssl_jax.parallel import share_of
 from mmssl_jax.sampling import distinct_places
@@ -76,71 +77,100 @@ def view_length(settings: ViewSettings, degree: Float[Array, " I"]) -> Float[Arr
     return settings.item_weight * (1 + settings.lean / (degree + 1))
 
 
-def embeddings(settings: ViewSettings, params: Params, inputs: Inputs) -> Embeddings:
+class Catalogue(NamedTuple):
+    """Static: all users and items, and how their rows are spread, if they are."""
+
+    n_users: int
+    n_items: int
+    nodes: Nodes | None = None
+
+
+def embeddings(
+    settings: ViewSettings, params: Params, inputs: Inputs, catalogue: Catalogue
+) -> Embeddings:
     """Vectors and views of all users and items; a view that is off is zero."""
-    users, items = light_gcn(inputs.graph, params.users, params.items, settings.layers)
-    n_items = items.shape[0]
+    (_, n_items, nodes), graph = catalogue, inputs.graph
+    users, items = light_gcn(graph, params.users, params.items, settings.layers, nodes)
     of_users, of_items = jnp.zeros_like(users), jnp.zeros_like(items)
     if settings.user_hops:
-        of_users = view_of_users(inputs.co_users, params.view_users, n_items, settings.user_hops)
+        of_users = view_of_users(
+            inputs.co_users, params.view_users, n_items, settings.user_hops, nodes
+        )
     if settings.item_hops:
         n_edges = len(inputs.features) * n_items
-        of_items = view_of_items(inputs.content, params.view_items, n_edges, settings.item_hops)
+        of_items = view_of_items(
+            inputs.content, params.view_items, n_edges, settings.item_hops, nodes
+        )
     users += settings.user_weight * unit_rows(of_users)
     items += inputs.view_length[:, None] * unit_rows(of_items)
     if settings.taste_weight and settings.item_hops:
-        taste = propagate(inputs.graph.to_users, unit_rows(of_items), users.shape[0])
+        taste = users_from_items(graph.to_users, unit_rows(of_items), len(users), nodes)
         users += settings.taste_weight * unit_rows(taste)
     return Embeddings(Vectors(users, items), Vectors(of_users, of_items))
 
 
+class Loss(NamedTuple):
+    """What is static in a batch's loss. axis: the devices that share the batch."""
+
+    config: CrossViewConfig
+    catalogue: Catalogue
+    axis: str | None
+
+
 def batch_loss(
-    config: CrossViewConfig,
-    params: Params,
-    embedded: Embeddings,
-    step: Step,
-    axis: str | None,
+    loss: Loss, params: Params, embedded: Embeddings, step: Step, rows: InteractionRows
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss on this device's share of a batch, and its parts."""
-    (users, items), batch, softmax = embedded.vectors, step.batch, config.softmax
+    config, (_, n_items, nodes) = loss.config, loss.catalogue
+    batch, softmax = step.batch, config.softmax
     item_key, contrast_key = jax.random.split(step.key)
+    users, positives, negatives = of_batch(embedded.vectors, batch, nodes)
     if softmax.kind == "softmax":
-        drawn = jax.random.randint(item_key, (softmax.negatives,), 0, items.shape[0])
+        drawn = jax.random.randint(item_key, (softmax.negatives,), 0, n_items)
         ranking = sampled_softmax(
-            powered_rows(users[batch.users], softmax.user_norm),
-            powered_rows(items[batch.positives], softmax.item_norm),
-            powered_rows(items[drawn], softmax.item_norm),
+            powered_rows(users, softmax.user_norm),
+            powered_rows(positives, softmax.item_norm),
+            powered_rows(shared_rows(embedded.vectors.items, drawn, nodes), softmax.item_norm),
             softmax.temperature,
         )
     else:
-        ranking = bpr_loss(users[batch.users], items[batch.positives], items[batch.negatives])
-    parts = {"ranking": ranking, **contrasts(config, embedded, contrast_key, axis)}
+        ranking = bpr_loss(users, positives, negatives)
+    parts = {"ranking": ranking, **contrasts(loss, embedded, contrast_key, rows)}
     total = ranking + config.contrast.users * parts.get("user_contrast", 0.0)
     total += config.contrast.items * parts.get("item_contrast", 0.0)
     if softmax.regularization:
-        users, items = params.users[batch.users], params.items[batch.positives]
-        total += softmax.regularization * embedding_l2(users, items)
+        initial = of_batch(Vectors(params.users, params.items), batch, nodes)
+        total += softmax.regularization * embedding_l2(*initial[:2])
     return total, {**parts, "loss": total}
 
 
 def contrasts(
-    config: CrossViewConfig, embedded: Embeddings, key: Key[Array, ""], axis: str | None
+    loss: Loss, embedded: Embeddings, key: Key[Array, ""], rows: InteractionRows
 ) -> Metrics:
     """The contrast of each side whose view is on and whose weight is not 0."""
-    settings, view = config.contrast, config.view
-    wanted = {
-        "user_contrast": settings.users and view.user_hops,
-        "item_contrast": settings.items and view.item_hops,
-    }
-    found = {}
-    sides = zip(embedded.vectors, embedded.views, jax.random.split(key), strict=True)
-    for (name, is_wanted), (vectors, views, own) in zip(wanted.items(), sides, strict=True):
+    (config, (n_users, n_items, spread), axis), found = loss, {}
+    settings, user_key, item_key = config.contrast, *jax.random.split(key)
+    (users, items), (user_views, item_views) = embedded
+    for name, is_wanted, (own_key, n, row_of, vectors, views) in (
+        (
+            "user_contrast",
+            settings.users and config.view.user_hops,
+            (user_key, n_users, rows.of_users, users, user_views),
+        ),
+        (
+            "item_contrast",
+            settings.items and config.view.item_hops,
+            (item_key, n_items, lambda item: item, items, item_views),
+        ),
+    ):
         if is_wanted:
-            n_nodes = min(settings.nodes, len(vectors))
-            nodes = distinct_places(own, len(vectors), n_nodes)
-            nodes = share_of(nodes, axis)
+            nodes = share_of(distinct_places(own_key, n, min(settings.nodes, n)), axis)
             found[name] = contrastive_loss(
-                vectors[nodes], views[nodes], nodes, settings.temperature, axis
+                own_rows(vectors, row_of(nodes), spread),
+                own_rows(views, row_of(nodes), spread),
+                nodes,
+                settings.temperature,
+                axis,
             )
     return found
 

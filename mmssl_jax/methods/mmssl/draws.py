@@ -37,11 +37,13 @@ class Draws(NamedTuple):
 class Share(NamedTuple):
     """One device's part of a batch: its triples, their users' interactions, and its draws.
 
+    `batch` has the rows of its users, `users` their numbers, which differ where rows are spread.
     `first_row` is the place of its first row in the whole batch; the keys are those of all devices,
     whose draws are keyed by a row's place.
     """
 
     batch: Batch
+    users: Int[Array, " B"]
     edges: BatchEdges
     first_row: Int[Array, ""]
     game: GameDraws
@@ -72,7 +74,8 @@ def share_batch(setup: Setup, draws: Draws, inputs: Inputs) -> Share:
     axis = setup.axis
     batch, alpha = share_of((draws.batch, draws.game.alpha), axis)
     return Share(
-        batch=batch,
+        batch=batch._replace(users=inputs.rows.of_users(batch.users)),
+        users=batch.users,
         edges=batch_edges(inputs.rows, batch.users, setup.sizes.batch_edges),
         first_row=axis_index(axis) * batch.users.shape[0],
         game=draws.game._replace(alpha=alpha),

@@ -15,9 +15,10 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mmssl_jax.graph.bipartite import BipartiteGraph, Normalization, bipartite_graph
-from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.graph.bipartite import BipartiteGraph, Ends, Normalization, bipartite_graph
+from mmssl_jax.graph.propagate import items_from_users, users_from_items
 from mmssl_jax.methods.mmssl.fast.dropout import KeepMask, drop
+from mmssl_jax.nodes import Nodes, item_numbers
 
 
 class PartialModality(NamedTuple):
@@ -40,7 +41,8 @@ def partial_modality(
     """From the training interactions int `[E, 2]` (user, item) and bool `[I]`."""
     users, items = jnp.asarray(edges[:, 0], jnp.int32), jnp.asarray(edges[:, 1], jnp.int32)
     has_it = jnp.asarray(present)
-    graph = bipartite_graph(users, items, has_it[items], n_users, len(present), normalization)
+    ends = Ends(users, n_users), Ends(items, len(present))
+    graph = bipartite_graph(*ends, has_it[items], normalization)
     return PartialModality(has_it, graph.to_users)
 
 
@@ -49,6 +51,7 @@ class FeatureEncoder(nn.Module):
 
     dim: int
     dropout: float
+    nodes: Nodes | None = None
 
     @nn.compact
     def __call__(
@@ -60,7 +63,7 @@ class FeatureEncoder(nn.Module):
         encoded = {}
         for index, (modality, raw) in enumerate(features.items()):
             dense = nn.Dense(self.dim, kernel_init=nn.initializers.xavier_uniform(), name=modality)
-            items = jnp.arange(raw.shape[0])
+            items = item_numbers(raw.shape[0], self.nodes)
             keep = KeepMask(self.dropout, name=f"Dropout_{index}")(items, self.dim, deterministic)
             x = drop(dense(raw), keep, self.dropout)
             if modality in partial:
@@ -74,15 +77,16 @@ def propagate_features(
     encoded: dict[str, Float[Array, "I D"]],
     n_users: int,
     partial: Mapping[str, PartialModality] = ALL_PRESENT,
+    nodes: Nodes | None = None,
 ) -> tuple[dict[str, Float[Array, "U D"]], dict[str, Float[Array, "I D"]]]:
     """f_u = sum_i w_ui x_i, then f_i = sum_u w_iu f_u; the w_ui of a modality in `partial` are its
     own. Returns the users' and the items' features per modality."""
     n_items = next(iter(encoded.values())).shape[0]
     of_users = {
-        modality: propagate(
-            partial[modality].to_users if modality in partial else graph.to_users, x, n_users
+        modality: users_from_items(
+            partial[modality].to_users if modality in partial else graph.to_users, x, n_users, nodes
         )
         for modality, x in encoded.items()
     }
-    of_items = {m: propagate(graph.to_items, x, n_items) for m, x in of_users.items()}
+    of_items = {m: items_from_users(graph.to_items, x, n_items, nodes) for m, x in of_users.items()}
     return of_users, of_items

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmssl_jax.graph.bipartite import BipartiteGraph, bipartite_graph
+from mmssl_jax.graph.bipartite import BipartiteGraph, Ends, bipartite_graph
 from mmssl_jax.graph.rows import BatchEdges, InteractionRows, batch_edges
 from mmssl_jax.graph.topk import top_k_in_blocks
+from mmssl_jax.nodes import Nodes, axis_of
 from mmssl_jax.precision import Precision
 
 
@@ -62,10 +63,17 @@ class RebuildBlocks(NamedTuple):
     edges: int
 
 
+class Observed(NamedTuple):
+    """Training interactions of users whose numbers may differ from their rows."""
+
+    rows: InteractionRows
+    numbers: Int[Array, " U"]
+
+
 def learned_edges_of_all(
     users: Float[Array, "U D"],
     items: Float[Array, "I D"],
-    observed: InteractionRows | None,
+    observed: Observed | None,
     k: int,
     blocks: RebuildBlocks,
     precision: Precision = "float32",
@@ -82,7 +90,9 @@ def learned_edges_of_all(
     ids = jnp.minimum(jnp.arange(n_blocks * block, dtype=jnp.int32), n_users - 1)
 
     def rank_block(block_ids: Int[Array, " N"]) -> Int[Array, "N K"]:
-        pairs = None if observed is None else batch_edges(observed, block_ids, blocks.edges)
+        pairs = None
+        if observed is not None:
+            pairs = batch_edges(observed.rows, observed.numbers[block_ids], blocks.edges)
         return top_k_items(users[block_ids], items, pairs, k, blocks.items, precision)
 
     top = jax.lax.map(rank_block, ids.reshape(n_blocks, block)).reshape(-1)[: n_users * k]
@@ -116,9 +126,16 @@ def append_edges(pending: EdgeList, new: EdgeList) -> EdgeList:
     )
 
 
-def learned_graph(edges: EdgeList, n_users: int, n_items: int) -> BipartiteGraph:
-    """The propagation graph of learned edges, with weights 1/sqrt(d_r)."""
-    return bipartite_graph(edges.users, edges.items, edges.mask, n_users, n_items, "receiver")
+def learned_graph(
+    edges: EdgeList, n_users: int, n_items: int, nodes: Nodes | None = None
+) -> BipartiteGraph:
+    """The propagation graph of learned edges, with weights 1/sqrt(d_r).
+
+    Where rows are spread, users are those of this device, with all their edges, and items are all,
+    padding included, with the edges that these users have to them.
+    """
+    users, items = Ends(edges.users, n_users), Ends(edges.items, n_items, axis_of(nodes))
+    return bipartite_graph(users, items, edges.mask, "receiver")
 
 
 def pad_edges(edges: EdgeList, length: int) -> EdgeList:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Key, PyTree
 
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.layout import Rows
 from mmssl_jax.method import Curves, Inductive, Method, Metrics, Variant, Vectors, Views
 from mmssl_jax.methods.mmssl import reference
 from mmssl_jax.methods.mmssl.ablations import ablations, departures
@@ -17,6 +18,7 @@ from mmssl_jax.methods.mmssl.config import MMSSLConfig
 from mmssl_jax.methods.mmssl.draws import draw
 from mmssl_jax.methods.mmssl.inductive import Knowledge, item_vectors, knowledge_of, user_vectors
 from mmssl_jax.methods.mmssl.state import (
+    ROWS,
     Inputs,
     Setup,
     State,
@@ -46,6 +48,7 @@ class MMSSL(Setup, Method):
         "gradient_penalty",
     )
     NEEDS_FEATURES: ClassVar[bool] = True
+    ROWS: ClassVar[Rows] = ROWS
     RATES: ClassVar[tuple[str, ...]] = ("optim.lr", "optim.critic_lr", "game.weight")
     CURVES: ClassVar[tuple[Curves, ...]] = (
         Curves(

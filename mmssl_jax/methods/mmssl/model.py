@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
-from mmssl_jax.graph.propagate import propagate
+from mmssl_jax.graph.propagate import items_from_users, users_from_items
 from mmssl_jax.methods.mmssl.config import ModelConfig
 from mmssl_jax.methods.mmssl.encoders import FeatureEncoder, PartialModality, propagate_features
 from mmssl_jax.methods.mmssl.fusion import CrossModalAttention
+from mmssl_jax.nodes import Nodes, without_padding
 from mmssl_jax.norms import unit_rows
 
 
@@ -51,15 +52,17 @@ def id_layers(
     users: Float[Array, "U D"],
     items: Float[Array, "I D"],
     config: ModelConfig,
+    nodes: Nodes | None = None,
 ) -> list[tuple[Float[Array, "U D"], Float[Array, "I D"]]]:
     """Light GCN: users and items before the first and after each round over the observed graph."""
     n_users, n_items = users.shape[0], items.shape[0]
     layers = [(users, items)]
     for layer in range(config.gnn_layers):
         activation = round_activation(layer, config)
-        new_users = activation(propagate(graph.to_users, items, n_users))
+        new_users = activation(users_from_items(graph.to_users, items, n_users, nodes))
         source = new_users if config.propagation_order == "users_first" else users
-        users, items = new_users, activation(propagate(graph.to_items, source, n_items))
+        new_items = activation(items_from_users(graph.to_items, source, n_items, nodes))
+        users, items = new_users, without_padding(new_items, nodes)
         layers.append((users, items))
     return layers
 
@@ -91,11 +94,15 @@ def round_activation(layer: int, config: ModelConfig) -> Callable[[Array], Array
 
 
 class Generator(nn.Module):
-    """The whole recommender; `config.dim` is D, modalities are the keys of `features`."""
+    """The whole recommender; `config.dim` is D, modalities are the keys of `features`.
+
+    n_users, n_items: of whom there are rows here.
+    """
 
     n_users: int
     n_items: int
     config: ModelConfig
+    nodes: Nodes | None = None
 
     @nn.compact
     def __call__(
@@ -117,15 +124,21 @@ class Generator(nn.Module):
         item_ids = self.param("item_embedding", initializer, (self.n_items, config.dim))
 
         with jax.named_scope("encoders"):
-            encoder = FeatureEncoder(config.dim, config.dropout, name="encoder")
+            encoder = FeatureEncoder(config.dim, config.dropout, self.nodes, name="encoder")
             encoded = encoder(features, deterministic, observed.partial)
             feature_user, feature_item = propagate_features(
-                observed.features, encoded, self.n_users, observed.partial
+                observed.features, encoded, self.n_users, observed.partial, self.nodes
             )
 
         with jax.named_scope("learned_graphs"):
-            id_user = {m: propagate(g.to_users, item_ids, self.n_users) for m, g in learned.items()}
-            id_item = {m: propagate(g.to_items, user_ids, self.n_items) for m, g in learned.items()}
+            id_user = {
+                m: users_from_items(g.to_users, item_ids, self.n_users, self.nodes)
+                for m, g in learned.items()
+            }
+            id_item = {
+                m: items_from_users(g.to_items, user_ids, self.n_items, self.nodes)
+                for m, g in learned.items()
+            }
 
         with jax.named_scope("attention"):
             attention = CrossModalAttention(
@@ -140,6 +153,7 @@ class Generator(nn.Module):
                 light_gcn_input(user_ids, fused_user, config),
                 light_gcn_input(item_ids, fused_item, config),
                 config,
+                self.nodes,
             )
 
         with jax.named_scope("fusion"):

@@ -8,6 +8,7 @@ from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.methods.mmssl.draws import Share
 from mmssl_jax.methods.mmssl.learned_graphs import (
     EdgeList,
+    Observed,
     RebuildBlocks,
     append_edges,
     learned_edges_of_all,
@@ -18,8 +19,9 @@ from mmssl_jax.methods.mmssl.learned_graphs import (
 )
 from mmssl_jax.methods.mmssl.model import Embeddings
 from mmssl_jax.methods.mmssl.state import Inputs, Setup, State, learned_edges_length
+from mmssl_jax.nodes import axis_of, own_rows, rows_of_all_items
 from mmssl_jax.norms import unit_rows
-from mmssl_jax.parallel import all_gather
+from mmssl_jax.parallel import all_gather, axis_index, axis_size, psum
 
 
 def similarity_vectors(
@@ -36,10 +38,11 @@ def rebuild_for_all(setup: Setup, state: State, embeddings: Embeddings, inputs: 
     """Learned graphs of the top-k items of every user, from the given embeddings."""
     structure, sizes = setup.config.structure, setup.sizes
     blocks = RebuildBlocks(structure.block_users, structure.block_items, sizes.block_edges)
-    observed = inputs.rows if structure.mask_observed else None
+    observed = observed_of_rows(setup, inputs) if structure.mask_observed else None
     learned = {}
     for modality in embeddings.feature_user:
         users, items = similarity_vectors(setup, embeddings, modality)
+        items = rows_of_all_items(items, setup.nodes)
         edges = learned_edges_of_all(
             users, items, observed, sizes.k, blocks, setup.config.precision
         )
@@ -48,32 +51,60 @@ def rebuild_for_all(setup: Setup, state: State, embeddings: Embeddings, inputs: 
 
 
 def graph_of(setup: Setup, edges: EdgeList) -> BipartiteGraph:
-    """The propagation graph of learned edges, in as many places as every learned graph has."""
-    padded = pad_edges(edges, learned_edges_length(setup))
-    return learned_graph(padded, setup.sizes.n_users, setup.sizes.n_items)
+    """The propagation graph of learned edges, of this device's users where rows are spread, in as
+    many places as every learned graph has."""
+    padded, sizes, nodes = pad_edges(edges, learned_edges_length(setup)), setup.sizes, setup.nodes
+    if nodes is None:
+        return learned_graph(padded, sizes.n_users, sizes.n_items)
+    return learned_graph(padded, nodes.n_users, nodes.n_items * axis_size(nodes.axis), nodes)
 
 
-def collect_or_rebuild(setup: Setup, state: State, embeddings: Embeddings, share: Share) -> State:
+def observed_of_rows(setup: Setup, inputs: Inputs) -> Observed:
+    """The training interactions, with the number of the user of each of this device's rows; that of
+    a row of padding is of no meaning."""
+    rows, n_users = inputs.rows, setup.sizes.n_users
+    numbers = jnp.arange(n_users, dtype=jnp.int32)
+    if setup.nodes is not None:
+        n_rows, axis = setup.nodes.n_users, setup.nodes.axis
+        user_of = jnp.zeros(n_rows * axis_size(axis), jnp.int32)
+        user_of = user_of.at[rows.of_users(numbers)].set(numbers)
+        numbers = jax.lax.dynamic_slice_in_dim(user_of, axis_index(axis) * n_rows, n_rows)
+    return Observed(rows, numbers)
+
+
+def own_edges(setup: Setup, edges: EdgeList, inputs: Inputs) -> EdgeList:
+    """Of edges by the numbers of users those of this device's users, by their rows here."""
+    if setup.nodes is None:
+        return edges
+    n_rows = setup.nodes.n_users
+    row = inputs.rows.of_users(edges.users) - axis_index(setup.nodes.axis) * n_rows
+    is_here = edges.mask & (row >= 0) & (row < n_rows)
+    return EdgeList(jnp.where(is_here, row, 0), edges.items, is_here)
+
+
+def collect_or_rebuild(
+    setup: Setup, state: State, embeddings: Embeddings, share: Share, inputs: Inputs
+) -> State:
     """The release's schedule: collect the batches' top-k edges, and every T-th step of an epoch
     make the collected edges the graph instead, which empties the collection."""
-    structure, users = setup.config.structure, share.batch.users
+    structure, nodes = setup.config.structure, setup.nodes
     step_in_epoch = state.step % setup.sizes.steps_per_epoch
     due = (step_in_epoch % structure.every == 0) & (step_in_epoch > 0)
     observed = share.edges if structure.mask_observed else None
     learned, pending = {}, {}
     for modality, graph in state.learned.items():
         collected = state.pending[modality]
-        learned[modality] = replace_graph(setup, graph, collected, due)
+        learned[modality] = replace_graph(setup, graph, own_edges(setup, collected, inputs), due)
         of_users, of_items = similarity_vectors(setup, embeddings, modality)
         top = top_k_items(
-            of_users[users],
-            of_items,
+            own_rows(of_users, share.batch.users, nodes),
+            rows_of_all_items(of_items, nodes),
             observed,
             setup.sizes.k,
             structure.block_items,
             setup.config.precision,
         )
-        all_users, all_top = all_gather((users, top), setup.axis)
+        all_users, all_top = all_gather((share.users, top), setup.axis)
         new = learned_edges_of_batch(all_users, all_top, structure.edge_users)
         emptied = collected._replace(mask=jnp.zeros_like(collected.mask))
         pending[modality] = jax.tree.map(
@@ -100,5 +131,7 @@ def replace_graph(
         return graph_of(setup, collected)
 
     # Sorting takes long, and an empty collection needs none.
-    kind = jnp.where(due, jnp.where(jnp.any(collected.mask), 2, 1), 0)
+    # All devices take the same branch, since they meet in it.
+    is_any = psum(jnp.any(collected.mask).astype(jnp.int32), axis_of(setup.nodes)) > 0
+    kind = jnp.where(due, jnp.where(is_any, 2, 1), 0)
     return jax.lax.switch(kind, [keep, empty, build])

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.bipartite import BipartiteGraph, observed_graph
 from mmssl_jax.graph.rows import InteractionRows, interaction_rows, most_batch_edges
+from mmssl_jax.layout import Rows, is_by_row
 from mmssl_jax.methods.mmssl.config import MMSSLConfig
 from mmssl_jax.methods.mmssl.encoders import partial_modality
 from mmssl_jax.methods.mmssl.game.critic import Critic, hidden_widths
@@ -23,6 +24,7 @@ from mmssl_jax.methods.mmssl.learned_graphs import (
     pad_edges,
 )
 from mmssl_jax.methods.mmssl.model import Embeddings, Generator, ObservedGraphs
+from mmssl_jax.nodes import Nodes
 from mmssl_jax.optimizers import adam, adamw
 from mmssl_jax.sampling import steps_per_epoch
 
@@ -44,11 +46,20 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What is static: settings, sizes, and the name of the devices that share a batch, or None."""
+    """What is static: settings, sizes, the name of the devices that share a batch, or None, and how
+    rows are spread over them, or None."""
 
     config: MMSSLConfig
     sizes: Sizes
     axis: str | None = None
+    nodes: Nodes | None = None
+
+    def graph_edges(self) -> int:
+        """Places for the edges of a learned graph that lie with their users on a device."""
+        assert self.nodes is not None
+        if self.config.structure.source == "batches":  # all may be of one device's users
+            return max(self.nodes.n_edges, self.sizes.pending_edges)
+        return max(self.nodes.n_edges, self.nodes.n_users * self.sizes.k)
 
 
 class Inputs(NamedTuple):
@@ -120,14 +131,30 @@ def make_inputs(dataset: Dataset, config: MMSSLConfig) -> Inputs:
 
 
 def generator_module(setup: Setup) -> Generator:
-    """The recommender of these sizes."""
-    return Generator(setup.sizes.n_users, setup.sizes.n_items, setup.config.model)
+    """The recommender of these sizes, or of this device's rows."""
+    here = setup.sizes if setup.nodes is None else setup.nodes
+    return Generator(here.n_users, here.n_items, setup.config.model, setup.nodes)
 
 
 def critic_module(setup: Setup) -> Critic:
     """The critic of these sizes; its batch statistics are those of all devices."""
     config = setup.config
-    return Critic(setup.sizes.n_items, config.critic, setup.axis, config.precision)
+    return Critic(setup.sizes.n_items, config.critic, setup.axis, config.precision, setup.nodes)
+
+
+ROWS: Rows = {
+    "user_embedding": "users",
+    "item_embedding": "items",
+    "features": "items",
+    "present": "items",
+    "first_kernel": "items",
+}
+"""What of MMSSL's inputs and state has a row per user or item."""
+
+
+def spread_params(setup: Setup, params: Params) -> PyTree | None:
+    """Which of a player's parameters have rows that are spread; None where none has."""
+    return None if setup.nodes is None else is_by_row(params, ROWS)
 
 
 def critic_optimizer(config: MMSSLConfig) -> optax.GradientTransformation:
@@ -162,6 +189,8 @@ def initial_learned_graph(setup: Setup, inputs: Inputs) -> BipartiteGraph:
 
 def learned_edges_length(setup: Setup) -> int:
     """Places of a learned graph: enough for the observed edges and for any rebuild."""
+    if setup.nodes is not None:
+        return setup.graph_edges()
     sizes, from_batches = setup.sizes, setup.config.structure.source == "batches"
     rebuilt = sizes.pending_edges if from_batches else sizes.n_users * sizes.k
     return max(sizes.n_train, rebuilt)

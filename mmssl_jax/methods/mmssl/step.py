@@ -23,8 +23,9 @@ from mmssl_jax.methods.mmssl.state import (
     State,
     critic_optimizer,
     forward,
+    spread_params,
 )
-from mmssl_jax.optimizers import adamw
+from mmssl_jax.optimizers import adamw, mean_gradients
 from mmssl_jax.parallel import pmean
 
 Pullback = Callable[[Embeddings], Params]
@@ -52,7 +53,9 @@ def critic_gradients(
     def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
         return critic_loss(setup, params, still, share)
 
-    return pmean(jax.grad(loss, has_aux=True)(state.critic), setup.axis)
+    gradients, metrics = jax.grad(loss, has_aux=True)(state.critic)
+    spread = spread_params(setup, state.critic)
+    return mean_gradients(gradients, setup.axis, spread), pmean(metrics, setup.axis)
 
 
 def generator_gradients(
@@ -64,7 +67,9 @@ def generator_gradients(
         return generator_loss(setup, embeddings, state.critic, share)
 
     of_embeddings, parts = jax.grad(loss, has_aux=True)(embeddings)
-    return pmean((pull_back(of_embeddings), parts), setup.axis)
+    spread = spread_params(setup, state.generator)
+    gradients = mean_gradients(pull_back(of_embeddings), setup.axis, spread)
+    return gradients, pmean(parts, setup.axis)
 
 
 def apply_critic(setup: Setup, state: State, gradients: Params) -> State:
@@ -118,7 +123,7 @@ def renew(
     structure = setup.config.structure
     with jax.named_scope("structure"):
         if structure.source == "batches":
-            return collect_or_rebuild(setup, state, embeddings, share)
+            return collect_or_rebuild(setup, state, embeddings, share, inputs)
         if structure.every == 0:
             return state
         due = (state.step + 1) % structure.every == 0

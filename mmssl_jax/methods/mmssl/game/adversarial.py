@@ -13,32 +13,38 @@ from mmssl_jax.methods.mmssl.game.factored_rows import (
     project_rows_with_gram,
 )
 from mmssl_jax.methods.mmssl.game.real_rows import Noise, real_rows
-from mmssl_jax.methods.mmssl.game.unit_rows import unit_scores
+from mmssl_jax.methods.mmssl.game.unit_rows import UnitScores, unit_scores
 from mmssl_jax.methods.mmssl.model import Embeddings
 from mmssl_jax.methods.mmssl.state import Params, Setup, critic_module
+from mmssl_jax.nodes import own_rows
 from mmssl_jax.precision import Precision, matmul
 
 
 def generated_rows(setup: Setup, embeddings: Embeddings, share: Share) -> list[FactoredRows]:
     """The generated rows of each modality, in the order of `feature_user`; one per user."""
-    masked, users = setup.config.structure.mask_observed, share.batch.users
     with jax.named_scope("generated_rows"):
         return [
-            unit_scores(of_users[users], embeddings.feature_item[m], share.edges, masked).rows()
+            batch_scores(setup, (of_users, embeddings.feature_item[m]), share).rows()
             for m, of_users in embeddings.feature_user.items()
         ]
+
+
+def batch_scores(setup: Setup, vectors: tuple[Array, Array], share: Share) -> UnitScores:
+    """The unit score rows of the batch's users by vectors of all users and items."""
+    (users, items), masked = vectors, setup.config.structure.mask_observed
+    of_batch = own_rows(users, share.batch.users, setup.nodes)
+    return unit_scores(of_batch, items, share.edges, masked, setup.nodes)
 
 
 def batch_real_rows(
     setup: Setup, embeddings: Embeddings, share: Share, kernel: Float[Array, "I H"]
 ) -> FactoredRows:
     """The real rows of the batch, one per user: they are the same for all modalities."""
-    config, users = setup.config, share.batch.users
-    masked = config.structure.mask_observed
+    config = setup.config
     with jax.named_scope("real_rows"):
-        scores = unit_scores(embeddings.user[users], embeddings.item, share.edges, masked)
+        scores = batch_scores(setup, (embeddings.user, embeddings.item), share)
         noise = Noise(share.game.noise, share.first_row)
-        return real_rows(scores, kernel, noise, config.game, config.precision)
+        return real_rows(scores, kernel, noise, config.game, config.precision, setup.nodes)
 
 
 def row_numbers(share: Share, n_blocks: int) -> Int[Array, " RB"]:
@@ -114,7 +120,9 @@ def critic_projections(
     blocks = generated_rows(setup, embeddings, share)
     blocks.append(batch_real_rows(setup, embeddings, share, kernel))
     with jax.named_scope("project_rows"):
-        projection, gram = project_rows_with_gram(blocks, kernel, setup.config.precision)
+        projection, gram = project_rows_with_gram(
+            blocks, kernel, setup.config.precision, setup.nodes
+        )
         *fakes, real = jnp.split(projection, len(blocks))
     # Not `tile`: XLA's CPU backend is slow in the sum that is its gradient.
     fake, real = jnp.concatenate(fakes), jnp.concatenate([real] * len(fakes))
@@ -152,7 +160,9 @@ def adversarial_loss(
     """The generator's side: minus the mean score of its rows, by a critic of these parameters."""
     generated = generated_rows(setup, embeddings, share)
     with jax.named_scope("project_rows"):
-        projection = project_rows(generated, params["first_kernel"], setup.config.precision)
+        projection = project_rows(
+            generated, params["first_kernel"], setup.config.precision, setup.nodes
+        )
     critic, rows = critic_module(setup), row_numbers(share, len(generated))
     scores = score_rows(critic, params, projection, share.generator_critic, rows)
     return -jnp.mean(scores)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from mmssl_jax.methods.mmssl.config import CriticConfig
 from mmssl_jax.methods.mmssl.fast.dropout import KeepMask, drop
+from mmssl_jax.nodes import Nodes
 from mmssl_jax.parallel import pmean
 from mmssl_jax.precision import Precision, dot_general
 
@@ -51,13 +52,15 @@ class Standardize(nn.Module):
 class Critic(nn.Module):
     """Dense -> leaky ReLU -> norm -> dropout for each hidden width, then one score per row.
 
-    The first kernel is the parameter `first_kernel` `[I, h]`; `__call__` starts behind it.
+    The first kernel is the parameter `first_kernel` `[I, h]`, of which there are this device's rows
+    where rows are spread; `__call__` starts behind it.
     """
 
     n_items: int
     config: CriticConfig
     axis: str | None = None
     precision: Precision = "float32"
+    nodes: Nodes | None = None
 
     @nn.compact
     def __call__(
@@ -74,7 +77,8 @@ class Critic(nn.Module):
         if rows is None:
             rows = jnp.arange(projection.shape[0])
         widths = hidden_widths(self.config, self.n_items)
-        self.param("first_kernel", _fan_in_uniform, (self.n_items, widths[0]))
+        n_rows = self.n_items if self.nodes is None else self.nodes.n_items
+        self.param("first_kernel", _fan_in_uniform, (n_rows, widths[0]))
         hidden = projection + self.param("first_bias", nn.initializers.zeros, (widths[0],))[None, :]
         for index, width in enumerate(widths):
             if index:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mmssl_jax.graph.rows import BatchEdges
+from mmssl_jax.graph.rows import BatchEdges, edges_of_own_items
 from mmssl_jax.methods.mmssl.fast.kernel_products import KernelProducts, kernel_products
+from mmssl_jax.nodes import Nodes
+from mmssl_jax.parallel import all_gather, psum, psum_scatter
 from mmssl_jax.precision import Precision, matmul
 
 Factor = tuple[Float[Array, "B _D"], Float[Array, "I _D"]]
@@ -51,18 +53,24 @@ def _sum(left: Array | None, right: Array | None) -> Array | None:
 
 
 def project_rows(
-    blocks: Sequence[FactoredRows], kernel: Float[Array, "I H"], precision: Precision = "float32"
+    blocks: Sequence[FactoredRows],
+    kernel: Float[Array, "I H"],
+    precision: Precision = "float32",
+    nodes: Nodes | None = None,
 ) -> Float[Array, "RB H"]:
     """X W of R blocks of rows of one batch, one block after another, in
     O(R I D H + R B D H + R S H)."""
-    return _sum_of_terms(blocks, _products(blocks, kernel, False, precision), precision)
+    return _sum_of_terms(blocks, _products(blocks, kernel, False, precision, nodes), precision)
 
 
 def project_rows_with_gram(
-    blocks: Sequence[FactoredRows], kernel: Float[Array, "I H"], precision: Precision = "float32"
+    blocks: Sequence[FactoredRows],
+    kernel: Float[Array, "I H"],
+    precision: Precision = "float32",
+    nodes: Nodes | None = None,
 ) -> tuple[Float[Array, "RB H"], Float[Array, "H H"]]:
     """`project_rows`, and the kernel's W^T W, whose gradients are made in one pass."""
-    products = _products(blocks, kernel, True, precision)
+    products = _products(blocks, kernel, True, precision, nodes)
     assert products.gram is not None
     return _sum_of_terms(blocks, products, precision), products.gram
 
@@ -72,10 +80,21 @@ def _products(
     kernel: Float[Array, "I H"],
     with_gram: bool,
     precision: Precision,
+    nodes: Nodes | None,
 ) -> KernelProducts:
     items = [items for rows in blocks for _, items in rows.factors]
     weights = [rows.edge_weights for rows in blocks if rows.edge_weights is not None]
-    return kernel_products(kernel, items, weights, blocks[0].edges, with_gram, precision)
+    edges = blocks[0].edges
+    if nodes is None:
+        return kernel_products(kernel, items, weights, edges, with_gram, precision)
+    mine, order = edges_of_own_items(edges, len(kernel), nodes)
+    weights = [all_gather(by_edge, nodes.axis)[order] for by_edge in weights]
+    part = kernel_products(kernel, items, weights, mine, with_gram, precision)
+    return KernelProducts(
+        psum(part.factors, nodes.axis),
+        psum_scatter(part.at_edges, nodes.axis),
+        psum(part.gram, nodes.axis),
+    )
 
 
 def _sum_of_terms(

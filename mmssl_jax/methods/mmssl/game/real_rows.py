@@ -11,14 +11,17 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+from jax.extend.random import threefry_2x32
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
-from mmssl_jax.graph.rows import BatchEdges
+from mmssl_jax.graph.rows import BatchEdges, edges_of_own_items
 from mmssl_jax.methods.mmssl.config import GameConfig
 from mmssl_jax.methods.mmssl.game.factored_rows import FactoredRows
 from mmssl_jax.methods.mmssl.game.unit_rows import UnitScores
+from mmssl_jax.nodes import Nodes, axis_of, node_sum, without_padding
 from mmssl_jax.norms import inverse_norm
+from mmssl_jax.parallel import all_gather, axis_index, psum_scatter, share_of
 from mmssl_jax.precision import Precision, matmul
 
 _TINY = 1e-8  # inside both logarithms of the Gumbel noise
@@ -89,16 +92,20 @@ def uniform_at_edges(noise: Noise, edges: BatchEdges) -> Float[Array, " S"]:
 
 
 def uniform_block(
-    noise: Noise, n_rows: int, block: Int[Array, ""] | int, size: int
+    noise: Noise, n_rows: int, first: Int[Array, ""] | int, size: int
 ) -> Float[Array, "B N"]:
-    """Uniform draws for one block of `size` items."""
+    """Uniform draws for `size` items from number `first` on, both even. A draw depends on the key,
+    the row and the item alone, so that blocks and devices change none."""
     rows = noise.first_row + jnp.arange(n_rows)
     if noise.is_injected:
-        draws = noise.source[rows]
-        padded = jnp.pad(draws, ((0, 0), (0, -draws.shape[1] % size)), constant_values=0.5)
-        return jax.lax.dynamic_slice_in_dim(padded, block * size, size, axis=1)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(noise.source, block), rows)
-    return jax.vmap(lambda key: jax.random.uniform(key, (size,)))(keys)
+        items = first + jnp.arange(size)
+        return noise.source[rows[:, None], jnp.minimum(items, noise.source.shape[1] - 1)[None, :]]
+    # A block of the generator serves two items.
+    pairs = first // 2 + jnp.arange(size // 2)
+    places = jnp.meshgrid(rows.astype(jnp.uint32), pairs.astype(jnp.uint32), indexing="ij")
+    words = threefry_2x32(jax.random.key_data(noise.source), jnp.stack(places))
+    draws = (words >> 8).astype(jnp.float32) * 2.0**-24
+    return jnp.moveaxis(draws, 0, -1).reshape(n_rows, size)
 
 
 class SoftRows(NamedTuple):
@@ -136,16 +143,20 @@ def sparse_soft_rows(scores: UnitScores, noise: Noise, config: GameConfig) -> So
     )
 
 
-def smooth_soft_rows(scores: UnitScores, config: GameConfig) -> SoftRows:
+def smooth_soft_rows(
+    scores: UnitScores, config: GameConfig, nodes: Nodes | None = None
+) -> SoftRows:
     """Real rows without their noise, where `noise_is_rounding`: p = (1 + (e^o - 1) A) / total.
 
     With o the logit of an observed item, p is a constant plus a sparse row: O(I H + S H) in place
     of O(B I H). A row without scores, whose noise is not small beside them, loses it too.
     """
-    edges, (n_items, _), dtype = scores.edges, scores.items.shape, scores.items.dtype
+    edges, n_rows, dtype = scores.edges, len(scores.items), scores.items.dtype
+    n_items = n_rows if nodes is None else nodes.all_items
     rise = math.expm1(logit_scales(config)[0])
     present = edges.mask.astype(dtype)
-    of_all_items = scores.users @ jnp.sum(scores.items, axis=0)
+    of_all_items = scores.users @ node_sum(jnp.sum(scores.items, axis=0), nodes)
+    ones = without_padding(jnp.ones((n_rows, 1), dtype), nodes)
     if scores.masked is not None:
         of_all_items = of_all_items - _by_row(edges, scores.masked)
     of_edges = _by_row(edges, present * scores.left_at_edges())
@@ -154,7 +165,7 @@ def smooth_soft_rows(scores: UnitScores, config: GameConfig) -> SoftRows:
     return SoftRows(
         rows=FactoredRows(
             edges,
-            factors=((1 / total[:, None], jnp.ones((n_items, 1), dtype)),),
+            factors=((1 / total[:, None], ones),),
             edge_weights=rise * present / total[edges.row],
         ),
         dot_unit_scores=(of_all_items + rise * of_edges) * scores.inverse_norm / total,
@@ -172,12 +183,69 @@ def dense_soft_rows(
     noise: Noise,
     config: GameConfig,
     precision: Precision = "float32",
+    nodes: Nodes | None = None,
 ) -> SoftRows:
-    """Real rows in full, walking the items in blocks with a running maximum; memory O(B block)."""
-    edges, n_rows, n_items = scores.edges, scores.edges.n_rows, kernel.shape[0]
-    size = min(config.block_items, n_items)
-    n_blocks = -(-n_items // size)
-    padding = ((0, n_blocks * size - n_items), (0, 0))
+    """Real rows in full, walking the items in blocks with a running maximum; memory O(B block).
+
+    Where rows of items are spread, each device walks its items for the rows of all devices.
+    """
+    own = scores
+    if nodes is not None:
+        scores, noise = scores_of_all(scores, len(kernel), nodes), Noise(noise.source, jnp.int32(0))
+    sums = walk_items(scores, kernel, noise, config, precision, nodes)
+    if nodes is not None:
+        sums = add_soft_sums(sums, nodes)
+    return SoftRows(
+        rows=FactoredRows(own.edges, projected=sums.projection / sums.total[:, None]),
+        dot_unit_scores=sums.dot_unit_scores / sums.total,
+        squared_norm=sums.squared_norm / sums.total**2,
+    )
+
+
+def scores_of_all(scores: UnitScores, n_items: int, nodes: Nodes) -> UnitScores:
+    """The unit score rows of all devices at this device's `n_items` items, which count from 0."""
+    mine, order = edges_of_own_items(scores.edges, n_items, nodes)
+    users, inverse_norm, at_edges, masked = all_gather(
+        (scores.users, scores.inverse_norm, scores.at_edges, scores.masked), nodes.axis
+    )
+    masked = None if masked is None else jnp.where(mine.mask, masked[order], 0.0)
+    return UnitScores(mine, users, scores.items, inverse_norm, at_edges[order], masked)
+
+
+def add_soft_sums(sums: SoftRowSums, nodes: Nodes) -> SoftRowSums:
+    """Sums over this device's items for the rows of all devices, to those over all items for this
+    device's rows."""
+    maximum = jax.lax.pmax(jax.lax.stop_gradient(sums.maximum), nodes.axis)
+    shrink = jnp.exp(sums.maximum - maximum)
+    return SoftRowSums(
+        share_of(maximum, nodes.axis),
+        *psum_scatter(
+            (
+                sums.total * shrink,
+                sums.projection * shrink[:, None],
+                sums.dot_unit_scores * shrink,
+                sums.squared_norm * shrink**2,
+            ),
+            nodes.axis,
+        ),
+    )
+
+
+def walk_items(
+    scores: UnitScores,
+    kernel: Float[Array, "I H"],
+    noise: Noise,
+    config: GameConfig,
+    precision: Precision,
+    nodes: Nodes | None,
+) -> SoftRowSums:
+    """The sums of `SoftRowSums` over the items of which there are rows here."""
+    edges, n_rows, n_here = scores.edges, scores.edges.n_rows, kernel.shape[0]
+    n_items = n_here if nodes is None else nodes.all_items
+    first = axis_index(axis_of(nodes)) * n_here
+    size = min(config.block_items + config.block_items % 2, n_here + n_here % 2)
+    n_blocks = -(-n_here // size)
+    padding = ((0, n_blocks * size - n_here), (0, 0))
     kernels = jnp.pad(kernel, padding).reshape(n_blocks, size, -1)
     items = jnp.pad(scores.items, padding).reshape(n_blocks, size, -1)
     observed, noise_scale = logit_scales(config)
@@ -188,9 +256,10 @@ def dense_soft_rows(
         column = jnp.where(inside, edges.item % size, size)  # out of range is dropped
         is_edge = jnp.zeros((n_rows, size)).at[edges.row, column].set(1.0, mode="drop")
         logits = observed * is_edge + noise_scale * gumbel(
-            uniform_block(noise, n_rows, index, size)
+            uniform_block(noise, n_rows, first + index * size, size)
         )
-        in_catalogue = index * size + jnp.arange(size) < n_items
+        place = index * size + jnp.arange(size)
+        in_catalogue = (place < n_here) & (first + place < n_items)
         logits = jnp.where(in_catalogue[None, :], logits, -jnp.inf)
         unit = matmul(scores.users, block_items.T, precision) * scores.inverse_norm[:, None]
         if scores.masked is not None:
@@ -199,7 +268,8 @@ def dense_soft_rows(
         return _add_soft_block(carry, logits, unit, block_kernel, precision), None
 
     start = SoftRowSums(
-        maximum=jnp.full(n_rows, -jnp.inf),
+        # Not -inf, from which a block without any item, all padding, would subtract itself.
+        maximum=jnp.full(n_rows, jnp.finfo(kernel.dtype).min / 2),
         total=jnp.zeros(n_rows),
         projection=jnp.zeros((n_rows, kernel.shape[1])),
         dot_unit_scores=jnp.zeros(n_rows),
@@ -207,15 +277,10 @@ def dense_soft_rows(
     )
     blocks = (jnp.arange(n_blocks), kernels, items)
     if n_blocks == 1:
-        sums, _ = add_block(start, jax.tree.map(lambda leaf: leaf[0], blocks))
-    else:
-        # Recomputing a block in the backward pass keeps one block alive instead of all of them.
-        sums, _ = jax.lax.scan(jax.checkpoint(add_block), start, blocks)
-    return SoftRows(
-        rows=FactoredRows(edges, projected=sums.projection / sums.total[:, None]),
-        dot_unit_scores=sums.dot_unit_scores / sums.total,
-        squared_norm=sums.squared_norm / sums.total**2,
-    )
+        return add_block(start, jax.tree.map(lambda leaf: leaf[0], blocks))[0]
+    # Recomputing a block in the backward pass keeps one block alive instead of all of them.
+    sums: SoftRowSums = jax.lax.scan(jax.checkpoint(add_block), start, blocks)[0]
+    return sums
 
 
 def _add_soft_block(
@@ -258,19 +323,20 @@ def real_rows(
     noise: Noise,
     config: GameConfig,
     precision: Precision = "float32",
+    nodes: Nodes | None = None,
 ) -> FactoredRows:
     """The real rows x = rownorm(p + zeta s), s the model's own unit score row; with `real_rows`
     observed, x = rownorm(a). p has the cheapest of three forms that is exact to rounding."""
-    n_items, dtype = kernel.shape[0], kernel.dtype
+    n_items, dtype = len(kernel) if nodes is None else nodes.all_items, kernel.dtype
     if config.real_rows == "observed":
         return observed_rows(scores.edges, dtype)
     form = soft_form(config, n_items, dtype)
     if form == "sparse":
         soft = sparse_soft_rows(scores, noise, config)
     elif form == "smooth":
-        soft = smooth_soft_rows(scores, config)
+        soft = smooth_soft_rows(scores, config, nodes)
     else:
-        soft = dense_soft_rows(scores, kernel, noise, config, precision)
+        soft = dense_soft_rows(scores, kernel, noise, config, precision, nodes)
     zeta = config.score_weight
     # |s| is 1 unless the row is zero, when there is nothing to add.
     has_scores = (scores.inverse_norm > 0).astype(dtype)

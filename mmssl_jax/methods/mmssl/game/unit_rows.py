@@ -14,12 +14,14 @@ from jaxtyping import Array, Float
 from mmssl_jax.graph.rows import BatchEdges
 from mmssl_jax.methods.mmssl.fast.edge_chunks import edge_scores
 from mmssl_jax.methods.mmssl.game.factored_rows import FactoredRows
+from mmssl_jax.nodes import Nodes, node_sum, rows_of_all_items
 from mmssl_jax.norms import inverse_norm
 
 
 class UnitScores(NamedTuple):
     """Low-rank description of a batch's unit score rows: rownorm((E V^T) * (1 - A)).
 
+    items: those of this device, where rows are spread.
     at_edges: E V^T at the batch's edges. masked: the same where observed pairs are masked, and then
     they are taken out of the rows; None where they are not.
     """
@@ -43,7 +45,11 @@ class UnitScores(NamedTuple):
 
 
 def unit_scores(
-    users: Float[Array, "B D"], items: Float[Array, "I D"], edges: BatchEdges, mask_observed: bool
+    users: Float[Array, "B D"],
+    items: Float[Array, "I D"],
+    edges: BatchEdges,
+    mask_observed: bool,
+    nodes: Nodes | None = None,
 ) -> UnitScores:
     """Describes the rows; `mask_observed` zeroes the scores of training interactions.
 
@@ -51,8 +57,8 @@ def unit_scores(
     nearly everything: with float32, 7,000 items and 10 of them left it is off by 1e-3, with a
     tenth of them left by 1e-5, with half of them left by 1e-6.
     """
-    at_edges = edge_scores(users, items, edges)
-    gram = items.T @ items
+    at_edges = edge_scores(users, rows_of_all_items(items, nodes), edges)
+    gram = node_sum(items.T @ items, nodes)
     squared = unmasked = jnp.sum((users @ gram) * users, axis=1)
     if mask_observed:
         squared = unmasked - jax.ops.segment_sum(at_edges**2, edges.row, edges.n_rows)
