@@ -84,9 +84,7 @@ class Game:
 
     def dense_score(self, params, rows, key):
         critic, projection = critic_module(self.setup), rows @ params["first_kernel"]
-        n_blocks = max(
-            1, len(rows) // len(self.users)
-        )  # by modality, but numbered by user
+        n_blocks = max(1, len(rows) // len(self.users))  # by modality, but numbered by user
         numbers = jnp.arange(len(rows)).reshape(-1, n_blocks).T.reshape(-1)
         return critic.apply({"params": params}, projection, False, numbers, rngs={"dropout": key})
 

@@ -16,9 +16,10 @@ from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset, with_controls
 from mmssl_jax.digest import digest_words
+from mmssl_jax.hosts import join
 from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State
 from mmssl_jax.methods import METHODS
-from mmssl_jax.parallel import AXIS, in_float32, local_devices, on_all, replicate, spread
+from mmssl_jax.parallel import AXIS, devices_of_all, in_float32, on_all, replicate, spread
 from mmssl_jax.ranking.evaluate import Evaluator, HeldOut, make_evaluator
 from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.sampling import steps_per_epoch
@@ -58,8 +59,9 @@ class Problem(NamedTuple):
 def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     """Prepares a run on the configured dataset, or on the one given.
 
-    From here on what is compiled is kept, as `parallel.compilation_cache` says.
+    From here on hosts are joined, and what is compiled is kept, as `parallel` says.
     """
+    join(config.parallel)
     keep_compilations(config.parallel.compilation_cache)
     kind = METHODS[config.method]
     if dataset is None:
@@ -70,7 +72,7 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
     if config.sampling.negatives == "trained":
         require_trained_negatives(dataset)
-    devices = local_devices(config.parallel.devices)
+    devices = devices_of_all(config.parallel.devices)
     method = kind.build(config, dataset, len(devices))
     inputs = replicate(method.inputs(dataset), devices)
     return Problem(config, dataset, devices, method, inputs, cold)
