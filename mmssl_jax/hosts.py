@@ -7,6 +7,7 @@ prints.
 
 import json
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -191,19 +192,45 @@ def require_one(parallel: ParallelConfig, what: str) -> None:
 
 @contextmanager
 def naming_lost_hosts(again: str) -> Iterator[None]:
-    """Turns what JAX and Orbax raise when another host has ended into a HostError that says so.
+    """Says how to go on when another host has ended: what JAX and Orbax raise then becomes a
+    HostError. Where JAX ends this process instead, as it does without a word to Python, another one
+    prints the message.
 
     again: the command that goes on.
     """
+    if count() == 1:
+        yield
+        return
+    advice = f"What was saved is kept: start all hosts again with --resume, as: {again}"
+    with _last_words(f"error: one of the hosts has ended, or cannot be reached. {advice}"):
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, HostError) or not _is_loss(error):
+                raise
+            reason = _first_line(_root(error))
+            raise HostError(
+                f"another host has ended, or cannot be reached ({reason}). {advice}"
+            ) from error
+
+
+# Reads until the process that started it closes the pipe or ends, which it says beforehand.
+_LISTEN = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+
+
+@contextmanager
+def _last_words(message: str) -> Iterator[None]:
+    """Has a message printed if this process ends inside without a chance to do so itself."""
+    listener = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _LISTEN, message],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
     try:
         yield
-    except Exception as error:
-        if count() == 1 or isinstance(error, HostError) or not _is_loss(error):
-            raise
-        raise HostError(
-            f"another host has ended, or cannot be reached ({_first_line(_root(error))}). What "
-            f"was saved is kept: start all hosts again with --resume, as: {again}"
-        ) from error
+    finally:
+        listener.communicate(b"ended")
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -89,7 +89,7 @@ def fit(
     join(config.parallel)
     run = user_path(run)
     with naming_lost_hosts(resume_command(run)):
-        return joined_fit(config, run, resume, dataset, quiet or not is_primary(), trial)
+        return joined_fit(config, run, resume, dataset, quiet, trial)
 
 
 def resume_command(run: Path) -> str:
@@ -124,7 +124,8 @@ def joined_fit(
         try:
             result = train_in(problem, programs, run, changed, quiet, trial)
         except KeyboardInterrupt:
-            say(f"stopped; continue with: {resume_command(run)}")
+            if not quiet:  # whichever host was stopped
+                tqdm.write(f"stopped; continue with: {resume_command(run)}")
             raise
     for split in ("validation", "test"):
         if split in result:
@@ -176,7 +177,7 @@ def begin_run(problem: Problem, run: Path, resume: bool, held: ExitStack) -> lis
 
 def speaker(quiet: bool) -> Callable[[str], None]:
     """What prints a line beside a progress bar, or nothing."""
-    return (lambda text: None) if quiet else tqdm.write
+    return tqdm.write if is_primary() and not quiet else (lambda text: None)
 
 
 def warner(quiet: bool) -> Callable[[str], None]:
@@ -213,7 +214,8 @@ def train_in(
         try:
             if not progress.is_over(config):
                 say("training; the first epoch takes longer, since it compiles")
-            outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, quiet)
+            has_no_bar = quiet or not is_primary()
+            outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, has_no_bar)
             train_epochs(problem, programs, (state, progress, part), outlets, trial)
         except BaseException:
             # Where there are several hosts, the others may have gone, or wait for this one.
