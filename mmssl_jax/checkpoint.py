@@ -69,12 +69,14 @@ def open_checkpoints(run: Path, which: Which, read_only: bool = False) -> Manage
         raise CheckpointError(f"no checkpoints at {directory}: is {run} the directory of a run?")
     if not read_only and count() > 1:
         make_folder(directory)
+    # With their numbers given, hosts wait for each other without their devices, which may be at
+    # work; such a manager makes no folder. Both managers save in threads of their own, so that each
+    # needs a name by which its hosts wait.
+    together = ocp.options.MultiprocessingOptions(
+        active_processes=everybody() if count() > 1 else None, barrier_sync_key_prefix=which
+    )
     options = ocp.CheckpointManagerOptions(
-        # With their numbers given, hosts wait for each other without their devices, which may be
-        # at work; such a manager makes no folder.
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            active_processes=everybody() if count() > 1 else None
-        ),
+        multiprocessing_options=together,
         max_to_keep=None,  # `settle` deletes, once the newest has been read back
         read_only=read_only,
         create=not read_only and count() == 1,
