@@ -79,15 +79,13 @@ def start(command: list[str], n_devices: int = 1) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def start_hosts(settings: dict, run: Path, more: tuple[str, ...] = ()) -> list[subprocess.Popen]:
-    """train.py as two hosts of one device each."""
+def start_hosts(settings: dict, run: Path, *second: str, more: str = "") -> list[subprocess.Popen]:
+    """train.py as two hosts of one device each. second: flags of the second host alone."""
     place = {"parallel.coordinator": free_address(), "parallel.processes": 2}
+    given = ["train.py", f"--run={run}", *more.split(), *flags(settings | place)]
     return [
-        start(
-            ["train.py", f"--run={run}", *more]
-            + flags({**settings, **place, "parallel.process": number})
-        )
-        for number in range(2)
+        start([*given, "--parallel.process=0"]),
+        start([*given, "--parallel.process=1", *second]),
     ]
 
 
@@ -156,19 +154,12 @@ def test_fit_and_evaluation_in_processes_that_the_caller_has_joined(data, tmp_pa
 
 @pytest.mark.slow
 def test_hosts_of_other_settings_are_refused_by_name(data, tmp_path):
-    place = {"parallel.coordinator": free_address(), "parallel.processes": 2}
     (status, _, errors), (other, _, other_errors) = ends(
-        [
-            start(
-                ["train.py", f"--run={tmp_path / 'run'}"]
-                + flags({**changes(data), **place, "parallel.process": n, "optim.lr": 0.01 + n})
-            )
-            for n in range(2)
-        ]
+        start_hosts(changes(data), tmp_path / "run", "--optim.lr=0.5")
     )
     assert (status, other) == (2, 2)
     assert "process 1 has other settings or other data" in errors
-    assert "optim.lr: 0.01 there, 1.01 here" in other_errors
+    assert "optim.lr: 0.05 there, 0.5 here" in other_errors
     assert not (tmp_path / "run").exists()
 
 
@@ -186,7 +177,7 @@ def test_a_host_that_dies_ends_the_others_and_the_run_goes_on(victim, sent, data
     stopped_at = time.monotonic()
     found = ends(processes, 60)
     assert time.monotonic() - stopped_at < 60
-    status, said, errors = found[1 - victim]
+    status, _, errors = found[1 - victim]
     assert status != 0
     assert f"start all hosts again with --resume, as: python train.py --run {run}" in errors
     assert "Traceback" not in errors
@@ -195,7 +186,7 @@ def test_a_host_that_dies_ends_the_others_and_the_run_goes_on(victim, sent, data
         assert f"continue with: python train.py --run {run} --resume" in found[victim][1]
 
     # On two hosts again, to half the way; then on one, to the end.
-    half = ends(start_hosts(changes(data, n_epochs // 2), run, ("--resume",)))
+    half = ends(start_hosts(changes(data, n_epochs // 2), run, more="--resume"))
     assert [status for status, _, _ in half] == [0, 0], half
     (last,) = ends([start(["train.py", f"--run={run}", "--resume", f"--train.epochs={n_epochs}"])])
     assert last[0] == 0, last
@@ -214,7 +205,7 @@ def test_hosts_put_a_damaged_checkpoint_aside_together(data, tmp_path):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 255
         file.write_bytes(content)
-    found = ends(start_hosts(changes(data, 4), run, ("--resume",)))
+    found = ends(start_hosts(changes(data, 4), run, more="--resume"))
     assert [status for status, _, _ in found] == [0, 0], found
     assert "is damaged" in found[0][1]
     assert (run / "checkpoints" / "damaged" / f"last-{newest.name}").is_dir()
