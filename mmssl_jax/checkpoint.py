@@ -25,6 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from mmssl_jax.digest import describe, digest_texts, host_digest_words
+from mmssl_jax.hosts import count, everybody, make_folder
 from mmssl_jax.messages import shown
 from mmssl_jax.parallel import on_host
 
@@ -66,10 +67,19 @@ def open_checkpoints(run: Path, which: Which, read_only: bool = False) -> Manage
     require_safe_path(directory)
     if read_only and not directory.is_dir():
         raise CheckpointError(f"no checkpoints at {directory}: is {run} the directory of a run?")
+    if not read_only and count() > 1:
+        make_folder(directory)
+    # With their numbers given, hosts wait for each other without their devices, which may be at
+    # work; such a manager makes no folder. Both managers save in threads of their own, so that each
+    # needs a name by which its hosts wait.
+    together = ocp.options.MultiprocessingOptions(
+        active_processes=everybody() if count() > 1 else None, barrier_sync_key_prefix=which
+    )
     options = ocp.CheckpointManagerOptions(
+        multiprocessing_options=together,
         max_to_keep=None,  # `settle` deletes, once the newest has been read back
         read_only=read_only,
-        create=not read_only,
+        create=not read_only and count() == 1,
         cleanup_tmp_directories=not read_only,  # what a killed process was still writing
     )
     return ocp.CheckpointManager(directory, options=options)

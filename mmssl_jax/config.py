@@ -17,6 +17,7 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+AUTO = "auto"  # of parallel.coordinator: the cluster's environment names it
 METRIC_NAMES = ("recall", "precision", "ndcg", "hit_ratio", "release_ndcg")
 
 Fraction = restricted_number_type(
@@ -122,17 +123,54 @@ class ParallelConfig:
     """Devices, how batches are spread over them, and what is compiled for them."""
 
     devices: NonNegativeInt = 0
-    """Local devices to use; 0 means all. The batch size is a multiple of their number."""
+    """Local devices to use, of each host; 0 means all. The batch size is a multiple of the number
+    of all."""
     tables: Literal["auto", "sharded", "replicated"] = "auto"
     """Whether rows of users and items are spread over the devices, or every device has all of them.
     Both give the same numbers to rounding; auto spreads them over more than one device where the
     method can."""
     transform: Literal["pmap", "shard_map"] = "pmap"
     """JAX transform that spreads the per-device work over replicated tables; both give the same
-    numbers. Sharded tables need shard_map, and have it whatever this is."""
+    numbers. Sharded tables and several hosts use shard_map, whatever this says."""
     compilation_cache: str = "auto"
     """Folder where compiled programs are kept for later processes; auto is `mmssl_jax` in the
     user's cache folder, off keeps none. JAX's own JAX_COMPILATION_CACHE_DIR goes before."""
+    coordinator: str = ""
+    """Where several hosts that train one run find each other: HOST:PORT of process 0, the same on
+    all; `auto` where the cluster's environment says it, as Slurm's and a TPU pod's do. Empty: one
+    host. It is no part of the run, and given anew when one goes on."""
+    process: NonNegativeInt = 0
+    """This host's number among `processes`, from 0; process 0 alone writes and prints."""
+    processes: PositiveInt = 1
+    """How many hosts train the run; with `coordinator` HOST:PORT alone."""
+
+    def check(self) -> None:
+        """Raises ConfigError for hosts that could not find each other."""
+        given = f"parallel.process is {self.process} and parallel.processes {self.processes}"
+        if self.coordinator in ("", AUTO):
+            if (self.process, self.processes) == (0, 1):
+                return
+            advice = (
+                "give the address of process 0 with --parallel.coordinator HOST:PORT"
+                if not self.coordinator
+                else "leave both out: the cluster's environment says them"
+            )
+            raise ConfigError(
+                f"{given}, but parallel.coordinator is {self.coordinator or 'empty'}: {advice}"
+            )
+        host, _, port = self.coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(
+                f"parallel.coordinator is {self.coordinator!r}, expected HOST:PORT of process 0, "
+                f"such as 10.0.0.1:1234, or {AUTO}"
+            )
+        if self.processes < 2:
+            raise ConfigError(
+                f"parallel.coordinator is {self.coordinator}, but parallel.processes is 1: give "
+                "the number of hosts, or leave the coordinator out"
+            )
+        if self.process >= self.processes:
+            raise ConfigError(f"{given}: hosts are numbered from 0 to {self.processes - 1}")
 
 
 @dataclass(frozen=True)
@@ -157,6 +195,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ConfigError for settings that are valid alone but not together."""
+        self.parallel.check()
         if self.data.format != "synthetic" and not self.data.path:
             raise ConfigError(
                 "data.path is empty: give the dataset folder with --data.path DIR, "

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from mmssl_jax.compilation import compile_ahead, compiler_options
 from mmssl_jax.config import ConfigError
@@ -37,6 +37,28 @@ def local_devices(count: int = 0) -> list[jax.Device]:
     return devices[: count or len(devices)]
 
 
+def devices_of_all(count: int = 0) -> list[jax.Device]:
+    """The first `count` devices of every host, or all of them for 0, by the hosts' numbers.
+
+    Raises ConfigError when this host or another has fewer.
+    """
+    if not jax.distributed.is_initialized():
+        return local_devices(count)
+    found = [jax.local_devices(process_index=host) for host in range(jax.process_count())]
+    fewest = min(map(len, found))
+    if count > fewest:
+        raise ConfigError(
+            f"parallel.devices is {count}, but process {[*map(len, found)].index(fewest)} has "
+            f"{fewest} device(s); lower it, or use 0 for all"
+        )
+    return [device for of_host in found for device in of_host[: count or len(of_host)]]
+
+
+def on_one_host(devices: Sequence[jax.Device]) -> bool:
+    """Whether all devices are this process's own."""
+    return all(device.process_index == jax.process_index() for device in devices)
+
+
 def spread(
     function: Callable[..., R],
     devices: Sequence[jax.Device],
@@ -54,7 +76,7 @@ def spread(
     Returns: a callable of the whole arguments; its outputs carry no device axis.
     """
     function, options = in_float32(function), compiler_options(devices[0].platform)
-    if transform == "pmap":
+    if transform == "pmap" and on_one_host(devices):
         # pmap needs at least one mapped argument. The devices' numbers are one, and are not used.
         numbers = share_out(jnp.arange(len(devices)), devices)
         mapped = jax.pmap(
@@ -143,14 +165,13 @@ def on_all(devices: Sequence[jax.Device]) -> NamedSharding:
 
 def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Puts a full copy of every array on each device."""
-    placed: Tree = jax.device_put(tree, on_all(devices))
-    return placed
+    return _put(tree, on_all(devices))
 
 
 def place_like(tree: Tree, like: Tree) -> Tree:
     """Puts numbers where the arrays of a tree of the same structure lie, in their types."""
     placed: Tree = jax.tree.map(
-        lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding), tree, like
+        lambda value, leaf: _put(np.asarray(value, leaf.dtype), leaf.sharding), tree, like
     )
     return placed
 
@@ -171,8 +192,32 @@ def on_host(tree: Tree) -> Tree:
 
 def share_out(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Puts one slice of the leading axis of len(devices) on each device, for sharded arguments."""
-    placed: Tree = jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
-    return placed
+    return _put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+
+
+def place(tree: Tree, where: Tree) -> Tree:
+    """Puts each array of a tree where a tree of its structure says."""
+    there: Tree = jax.tree.map(_put, tree, where)
+    return there
+
+
+def _put(tree: Tree, place: Sharding) -> Tree:
+    """Puts arrays in their place. Where this spans hosts, each has the whole arrays and takes what
+    its devices hold: device_put would send all of them around to see that they are equal."""
+    if place.is_fully_addressable:
+        placed: Tree = jax.device_put(tree, place)
+        return placed
+
+    def put(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, place)
+        whole = np.asarray(leaf)
+        # An array of JAX has its types; of a number of Python's, JAX makes what it would.
+        whole = whole.astype(jnp.result_type(leaf))
+        return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
+
+    spread_out: Tree = jax.tree.map(put, tree)
+    return spread_out
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

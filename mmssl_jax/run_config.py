@@ -19,9 +19,10 @@ from mmssl_jax.methods import DEFAULT, METHODS
 from mmssl_jax.settings_parser import SettingsParser, check_numbers, settings_hints
 from mmssl_jax.settings_yaml import flat_settings, read_section
 
-# What is no part of a run's result: devices (parallel.*), where the dataset lies, events, and how
-# often it is saved.
-MAY_MOVE = ("data.path", "data.format", "train.tensorboard", "train.checkpoint_minutes")
+# What is no part of a run's result: devices and hosts (parallel.*), where the dataset lies, events,
+# and how often it is saved.
+HOSTS = ("parallel.coordinator", "parallel.process", "parallel.processes")
+MAY_MOVE = ("data.path", "data.format", "train.tensorboard", "train.checkpoint_minutes", *HOSTS)
 # A resumed run may besides be given more or less time.
 MAY_CHANGE = (*MAY_MOVE, "train.epochs", "train.max_steps")
 
@@ -259,6 +260,12 @@ def read_config(path: Path) -> Config:
     """
     arguments = [f"--config={path}"]
     return parse_config(config_parser("config", arguments, FileParser), arguments)[0]
+
+
+def without_hosts(config: AnyConfig) -> AnyConfig:
+    """The same settings for one host, as a run keeps them: it may go on elsewhere."""
+    default = flatten(Config())
+    return override(config, {key: default[key] for key in HOSTS})
 
 
 def config_diff(saved: Config, now: Config, ignored: tuple[str, ...] = MAY_CHANGE) -> list[str]:

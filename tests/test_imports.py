@@ -38,6 +38,7 @@ LEAVES = (
     "digest",
     "records",
     "files",
+    "hosts",
     "messages",
     "settings_yaml",
     "settings_parser",
@@ -102,7 +103,7 @@ def test_data_imports_nothing_of_the_package_but_itself():
 
 def test_parallel_and_checkpoint_know_no_model():
     assert parts_imported(PACKAGE / "parallel.py") <= {"config", "compilation"}
-    assert parts_imported(PACKAGE / "checkpoint.py") <= {"digest", "messages", "parallel"}
+    assert parts_imported(PACKAGE / "checkpoint.py") <= {"digest", "hosts", "messages", "parallel"}
 
 
 def test_the_parser_is_known_to_the_command_line_and_settings_alone():

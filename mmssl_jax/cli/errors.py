@@ -11,12 +11,14 @@ from mmssl_jax.checkpoint import CheckpointError
 from mmssl_jax.cli.stops import stoppable
 from mmssl_jax.config import ConfigError
 from mmssl_jax.data.dataset import DatasetError
+from mmssl_jax.hosts import HostError
 from mmssl_jax.messages import clipped
 from mmssl_jax.training.errors import RunError
 
 # What the system refuses, such as a full disk, is a user's to mend as well.
 USER_ERRORS = (
-    ConfigError, DatasetError, RunError, CheckpointError, OSError, MemoryError, JaxRuntimeError,
+    ConfigError, DatasetError, RunError, CheckpointError, HostError, OSError, MemoryError,
+    JaxRuntimeError,
 )  # fmt: skip
 
 GOES_ON = "stopped; the same command goes on where it was"

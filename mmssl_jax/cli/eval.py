@@ -8,7 +8,9 @@ from typing import NamedTuple
 from jsonargparse.typing import PositiveInt
 
 from mmssl_jax.cli.errors import reported
+from mmssl_jax.config import ParallelConfig
 from mmssl_jax.files import check_output_file, check_output_folder, user_text
+from mmssl_jax.hosts import is_primary, leaving_at_once, require_one
 from mmssl_jax.recommend.cold_evaluation import evaluate_cold_items
 from mmssl_jax.recommend.contents import check_new_folder, contents_of
 from mmssl_jax.recommend.export import EMBEDDINGS, LISTS, check_suffix, export_lists
@@ -55,15 +57,17 @@ def eval_command(arguments: list[str] | None = None) -> None:
         parser.error(
             "--filter says what --export's lists leave out; evaluation masks what eval.mask says"
         )
+    say = print if is_primary() else (lambda text: None)
     if "--split" in flags and uses.any():
         parser.error("--split is for evaluating: exports and cold items have none")
-    with reported():
+    with leaving_at_once(), reported():
         if uses.any():
+            require_one(ParallelConfig(), "an export, a saved recommender or a test of cold items")
             check_outputs(uses)
             use_run(*restore_run(Path(options["run"]), *(options[n] for n in RESTORING[1:])), uses)
         else:
-            print(f"{options['split']} split, {options['checkpoint']} checkpoint")
-            print(metric_table({title_of(options["run"]): evaluate_run(**options)}))
+            say(f"{options['split']} split, {options['checkpoint']} checkpoint")
+            say(metric_table({title_of(options["run"]): evaluate_run(**options)}))
 
 
 def eval_parser() -> SettingsParser:

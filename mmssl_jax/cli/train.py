@@ -4,11 +4,13 @@ import argparse
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from mmssl_jax.cli.errors import reported
 from mmssl_jax.config import AnyConfig, override
 from mmssl_jax.files import check_output_folder, user_path
+from mmssl_jax.hosts import agreed, is_primary, join, leaving_at_once
 from mmssl_jax.methods import DEFAULT
 from mmssl_jax.run_config import (
     ConfigParser,
@@ -38,12 +40,17 @@ def train_command(arguments: list[str] | None = None) -> None:
     if saved:
         refuse_another_method(parser, Path(saved[1]))
     config, parsed = parse_config(parser, [*saved, *given])
-    run = user_path(parsed.run) if parsed.run else default_run(config_files(given), config.method)
-    with reported(""):
+    with leaving_at_once(), reported(""):
+        join(config.parallel)
+        if not is_primary():
+            warnings.simplefilter("ignore")
+        name = agreed(parsed.run or str(default_run(config_files(given), config.method)))
+        run = user_path(name)
         check_output_folder(run)
         fit(absolute_data(config), run, resume=parsed.resume)
-    again = f"python eval.py --run {shlex.quote(str(run))} --split test"
-    print(f"\nrun: {run}\nevaluate again: {again}")
+    if is_primary():
+        again = f"python eval.py --run {shlex.quote(str(run))} --split test"
+        print(f"\nrun: {run}\nevaluate again: {again}")
 
 
 def absolute_data(config: AnyConfig) -> AnyConfig:

@@ -24,6 +24,7 @@ from mmssl_jax.data.cold import hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.files import check_output_folder
+from mmssl_jax.hosts import require_one
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import write_json, write_text
 from mmssl_jax.report.plots import require_matplotlib
@@ -48,6 +49,7 @@ def compare_methods(entries: Sequence[Entry], out: Path, budget: Budget, say: Sa
         `runs/<method>/<trial>/seed-<seed>`. The tables hold all methods that have results.
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
     """
+    require_one(entries[0].config.parallel, "a comparison")
     require_matplotlib()
     check_output_folder(out)
     if budget.trials and any(entry.space for entry in entries):

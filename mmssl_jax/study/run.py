@@ -11,6 +11,7 @@ from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.files import check_output_folder
+from mmssl_jax.hosts import require_one
 from mmssl_jax.messages import shown
 from mmssl_jax.method import BASE, Variant
 from mmssl_jax.methods import METHODS
@@ -44,6 +45,7 @@ def run_study(
     Returns: the table's rows. Raises ConfigError, DatasetError, RunError.
     """
     validate(base)
+    require_one(base.parallel, "a study")
     check_output_folder(out)
     dataset = load_dataset(base.data, METHODS[base.method].NEEDS_FEATURES)
     check_columns(base, dataset)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmssl_jax.checkpoint import restore_record, restore_tree
+from mmssl_jax.hosts import is_primary
 from mmssl_jax.method import Scorer, Vectors
 from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random_vectors
 from mmssl_jax.ranking.lists import Scoring
@@ -31,9 +32,11 @@ def conclude(
         "baselines": evaluate_baselines(problem, programs),
         "parameters": count(problem.method.learned(like.method)),
     }
-    if "test" in programs.evaluators:
-        write_per_user(run, metrics_by_user(problem, scorer))
-    write_json(run / "result.json", result)
+    by_user = metrics_by_user(problem, scorer) if "test" in programs.evaluators else None
+    if is_primary():
+        if by_user is not None:
+            write_per_user(run, by_user)
+        write_json(run / "result.json", result)
     return result
 
 

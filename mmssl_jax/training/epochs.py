@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import save_checkpoint, settle
+from mmssl_jax.hosts import agreed, count, is_primary
 from mmssl_jax.records.log import append_record, epoch_line
 from mmssl_jax.training.divergence import by_name, check_finite
 from mmssl_jax.training.part import NOT_BEGUN, Part
@@ -96,7 +97,9 @@ def train_epochs(
                 # An epoch's time ends when its figures are there, not when the next is dispatched.
                 jax.block_until_ready(waiting.ranking)
                 seconds, read_at = time.perf_counter() - read_at, time.perf_counter()
-                pace = seconds / max(1, waiting.n_sent)
+                # Hosts agree on it by way of their devices, which must have nothing else to do.
+                if epoch is None or count() == 1:
+                    pace = agreed(seconds / max(1, waiting.n_sent))
                 figures = read_figures(problem, programs, waiting, progress, outlets)
                 progress = keep_epoch(problem, waiting, figures, progress, seconds, outlets)
                 bar.update(waiting.n_steps)
@@ -186,8 +189,9 @@ def keep_epoch(
     }
     # The log and `best` are whole before `last` says that this epoch is done; a resumed run cuts
     # the log back to `last`.
-    append_record(outlets.run / "metrics.jsonl", record)
-    outlets.write_events(record)
+    if is_primary():
+        append_record(outlets.run / "metrics.jsonl", record)
+        outlets.write_events(record)
     if is_best:
         save_checkpoint(checkpoints.best, progress.steps, epoch.state, saved, epoch.words)
         settle(checkpoints.best, epoch.state)

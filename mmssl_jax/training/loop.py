@@ -3,10 +3,11 @@
 import shlex
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from mmssl_jax.checkpoint import (
@@ -18,16 +19,26 @@ from mmssl_jax.checkpoint import (
     settle,
     without_leftovers,
 )
-from mmssl_jax.config import Config
+from mmssl_jax.config import Config, flatten
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.facts import scale_warnings
 from mmssl_jax.data.load import require_data
+from mmssl_jax.digest import digest_texts, digest_words
 from mmssl_jax.files import user_path
+from mmssl_jax.hosts import (
+    count,
+    from_primary,
+    is_primary,
+    join,
+    naming_lost_hosts,
+    require_one,
+    require_same,
+)
 from mmssl_jax.records.environment import environment
 from mmssl_jax.records.events import event_writer, require_tensorboard
 from mmssl_jax.records.log import append_record, metric_table, write_json, write_text
 from mmssl_jax.records.read import DATASET_RECORD, read_json
-from mmssl_jax.run_config import config_diff, dump_config, read_config, validate
+from mmssl_jax.run_config import config_diff, dump_config, read_config, validate, without_hosts
 from mmssl_jax.training.conclude import conclude
 from mmssl_jax.training.epochs import EpochHook, train_epochs
 from mmssl_jax.training.errors import RunError
@@ -68,17 +79,36 @@ def fit(
         result.
     Returns: `{"best_epoch", "best_step", "validation": metrics, "test": metrics, "baselines",
       "parameters": their number}`, which is also written to `result.json`.
-    Raises ConfigError, DatasetError, RunError, each with what to do about it.
+    Raises ConfigError, DatasetError, RunError, HostError, each with what to do about it.
+    Several hosts that train one run all call this, with one directory that all of them see.
     """
     validate(config)
+    if trial is not None:
+        require_one(config.parallel, "a trial of a search")
     require_tensorboard(config.train)
+    join(config.parallel)
     run = user_path(run)
+    with naming_lost_hosts(resume_command(run)):
+        return joined_fit(config, run, resume, dataset, quiet, trial)
+
+
+def resume_command(run: Path) -> str:
+    """What goes on with a run."""
+    return f"python train.py --run {shlex.quote(str(run))} --resume"
+
+
+def joined_fit(
+    config: Config,
+    run: Path,
+    resume: bool,
+    dataset: Dataset | None,
+    quiet: bool,
+    trial: EpochHook | None,
+) -> dict[str, Any]:
+    """`fit`, on each of the hosts that have joined."""
     if resume and dataset is None:
         require_data(config.data, run)
-    if run.exists() and not run.is_dir():
-        raise RunError(f"{run} is a file: name a directory with --run")
-    require_safe_path(run)
-    (require_run if resume else require_no_run)(run)
+    from_primary(lambda: require_place(run, resume))
     problem = load_problem(config, dataset)
     if not len(problem.dataset.validation):
         raise DatasetError(
@@ -87,15 +117,15 @@ def fit(
         )
     say = speaker(quiet)
     say("\n".join([problem.dataset.summary(), *scale_warnings(problem.dataset)]))
+    require_same_on_all(problem)
     programs = compile_programs(problem, SPLITS if trial is None else ("validation",))
-    with only_writer(run):
-        if not resume:
-            start_run(problem, run)
-        changed = resume_run(problem, run) if resume else None
+    with ExitStack() as held:
+        changed = from_primary(lambda: begin_run(problem, run, resume, held))
         try:
             result = train_in(problem, programs, run, changed, quiet, trial)
         except KeyboardInterrupt:
-            say(f"stopped; continue with: python train.py --run {shlex.quote(str(run))} --resume")
+            if not quiet:  # whichever host was stopped
+                tqdm.write(f"stopped; continue with: {resume_command(run)}")
             raise
     for split in ("validation", "test"):
         if split in result:
@@ -105,13 +135,55 @@ def fit(
     return result
 
 
+def require_place(run: Path, resume: bool) -> None:
+    """Raises RunError or CheckpointError where a run cannot begin or go on in a directory."""
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file: name a directory with --run")
+    require_safe_path(run)
+    (require_run if resume else require_no_run)(run)
+
+
+# What hosts may have of their own: their number, and places on their disks.
+OF_A_HOST = ("parallel.process", "parallel.compilation_cache", "data.path", "data.format")
+
+
+def require_same_on_all(problem: Problem) -> None:
+    """Raises HostError unless all hosts have the same settings, data, and what is computed from
+    them, which all hold whole."""
+    if count() == 1:
+        return
+    settings = {key: x for key, x in flatten(problem.config).items() if key not in OF_A_HOST}
+    words = jax.jit(digest_words)(problem.inputs)
+    computed = digest_texts(problem.inputs, words)
+    require_same(
+        settings
+        | {f"dataset {key}": value for key, value in dataset_record(problem.dataset).items()}
+        | {f"computed from the data: {name}": text for name, text in computed.items()}
+    )
+
+
+def begin_run(problem: Problem, run: Path, resume: bool, held: ExitStack) -> list[str] | None:
+    """Takes the run's directory and writes what a new run is; for one that goes on, one line per
+    changed setting.
+
+    held: keeps the directory's lock. Raises RunError.
+    """
+    held.enter_context(only_writer(run))
+    if resume:
+        return resume_run(problem, run)
+    start_run(problem, run)
+    return None
+
+
 def speaker(quiet: bool) -> Callable[[str], None]:
     """What prints a line beside a progress bar, or nothing."""
-    return (lambda text: None) if quiet else tqdm.write
+    return tqdm.write if is_primary() and not quiet else (lambda text: None)
 
 
 def warner(quiet: bool) -> Callable[[str], None]:
     """The same for what nobody may miss: a quiet run warns."""
+    if not is_primary():
+        return lambda text: None
     return (lambda text: warnings.warn(text, CheckpointWarning, 3)) if quiet else tqdm.write
 
 
@@ -133,18 +205,23 @@ def train_in(
         if changed is not None:
             state, progress, part = recover(checkpoints, state, config, run, warner(quiet))
             say(resume_line(progress, part, progress.is_over(config)))
-            if changed:
+            if changed and is_primary():
                 step = progress.steps + part.steps
                 append_record(run / "metrics.jsonl", {"step": step, "note": "; ".join(changed)})
-            write_text(run / "config.yaml", dump_config(config))  # its length may have changed, too
+            if is_primary():  # its length may have changed, too
+                write_text(run / "config.yaml", dump_config(without_hosts(config)))
         like = abstract_tree(state)
         try:
             if not progress.is_over(config):
                 say("training; the first epoch takes longer, since it compiles")
-            outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, quiet)
+            has_no_bar = quiet or not is_primary()
+            outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, has_no_bar)
             train_epochs(problem, programs, (state, progress, part), outlets, trial)
         except BaseException:
-            for manager in checkpoints:  # what ends the run is told, and not what comes after it
+            # Where there are several hosts, the others may have gone, or wait for this one.
+            for manager in (
+                checkpoints if count() == 1 else ()
+            ):  # what ends the run is told, and not what comes after it
                 with suppress(CheckpointError):
                     settle(manager, like)
             raise
@@ -153,19 +230,23 @@ def train_in(
         say(f"ended; the best epoch by validation {config.train.monitor} is restored")
         result = conclude(problem, programs, like, checkpoints, run)
         test = {f"test/{name}": value for name, value in result.get("test", {}).items()}
-        write_events({"step": result["best_step"], **test})
+        if is_primary():
+            write_events({"step": result["best_step"], **test})
     return result
 
 
 @contextmanager
 def opened_checkpoints(run: Path) -> Iterator[Checkpoints]:
-    """The checkpoint managers of a run, closed in the end."""
+    """The checkpoint managers of a run, closed in the end; but not when one of several hosts ends
+    before its time, since closing waits for the others."""
     with without_leftovers():
         checkpoints = Checkpoints(open_checkpoints(run, "best"), open_checkpoints(run, "last"))
+        is_whole = False
         try:
             yield checkpoints
+            is_whole = True
         finally:
-            for manager in checkpoints:
+            for manager in checkpoints if is_whole or count() == 1 else ():
                 # Closing raises anew what has failed before, and was told then.
                 with suppress(Exception):
                     manager.close()
@@ -196,7 +277,7 @@ def start_run(problem: Problem, run: Path) -> None:
     require_no_run(run)  # another process may have begun one meanwhile
     write_json(run / "environment.json", environment(problem.devices))
     write_json(run / "dataset.json", dataset_record(problem.dataset))
-    write_text(run / "config.yaml", dump_config(problem.config))
+    write_text(run / "config.yaml", dump_config(without_hosts(problem.config)))
 
 
 def dataset_record(dataset: Dataset) -> dict[str, Any]:

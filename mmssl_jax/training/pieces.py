@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mmssl_jax.checkpoint import save_checkpoint
+from mmssl_jax.hosts import agreed
 from mmssl_jax.training.divergence import by_name, check_finite
 from mmssl_jax.training.part import Part
 from mmssl_jax.training.problem import Problem, Programs, Tally, TrainState
@@ -68,10 +69,10 @@ def run_pieces(
         state, tally = programs.training.go_on(begun.state, begun.tally, n)
         jax.block_until_ready(tally)
         if pace or not is_first:
-            pace = (time.perf_counter() - started) / n
+            pace = agreed((time.perf_counter() - started) / n)
         begun, is_first = Begun(state, tally, begun.steps + n), False
         check_finite(problem, Part.of(tally), {}, progress, outlets)
-        if time.perf_counter() - saved_at >= 60 * minutes:
+        if agreed(time.perf_counter() - saved_at >= 60 * minutes):
             save_part(problem, programs, begun, progress, outlets)
             saved_at = time.perf_counter()
     return begun, pace

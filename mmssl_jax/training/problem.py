@@ -16,6 +16,7 @@ from mmssl_jax.data.cold import ColdItems, hold_out_cold_items
 from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset, with_controls
 from mmssl_jax.digest import digest_words
+from mmssl_jax.hosts import join
 from mmssl_jax.layout import Layout, is_place, lay_out, make_layout, make_whole, places, whole_rows
 from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State, Vectors, can_spread
 from mmssl_jax.methods import METHODS
@@ -23,8 +24,8 @@ from mmssl_jax.parallel import (
     AXIS,
     BY_ROW,
     WHOLE,
+    devices_of_all,
     in_float32,
-    local_devices,
     on_all,
     placed,
     replicate,
@@ -51,8 +52,8 @@ class Problem(NamedTuple):
     """Everything about a run that does not change while it runs.
 
     `dataset` is without the interactions of the cold items, which `cold` holds, and with the
-    features that `data.features` says. `inputs` are whole; `layout` tells how the rows of users and
-    items are spread over the devices while steps run, None where every device has them all.
+    features that `data.features` says. `inputs` are whole: on all devices, or, where `layout` tells
+    how the rows of users and items are spread over these while steps run, on the host.
     """
 
     config: Config
@@ -72,8 +73,9 @@ class Problem(NamedTuple):
 def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     """Prepares a run on the configured dataset, or on the one given.
 
-    From here on what is compiled is kept, as `parallel.compilation_cache` says.
+    From here on hosts are joined, and what is compiled is kept, as `parallel` says.
     """
+    join(config.parallel)
     keep_compilations(config.parallel.compilation_cache)
     kind = METHODS[config.method]
     if dataset is None:
@@ -84,12 +86,13 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
     dataset, cold = hold_out_cold_items(dataset, float(config.data.cold_items), config.data.seed)
     if config.sampling.negatives == "trained":
         require_trained_negatives(dataset)
-    devices = local_devices(config.parallel.devices)
+    devices = devices_of_all(config.parallel.devices)
     method = kind.build(config, dataset, len(devices))
     inputs = method.inputs(dataset)
     if not spreads_tables(config, len(devices)):
         return Problem(config, dataset, devices, method, replicate(inputs, devices), cold)
     layout = make_layout(dataset, len(devices))
+    inputs = jax.device_get(inputs)  # spread later: no device has room for all of them
     return Problem(config, dataset, devices, method, inputs, cold, layout)
 
 

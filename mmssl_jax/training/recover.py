@@ -16,6 +16,7 @@ from mmssl_jax.checkpoint import (
     settle,
 )
 from mmssl_jax.config import Config, flatten
+from mmssl_jax.hosts import from_primary
 from mmssl_jax.messages import shown
 from mmssl_jax.parallel import on_host
 from mmssl_jax.records.log import damage_line, keep_records_until, read_log
@@ -75,7 +76,7 @@ def recover(
     log = run / "metrics.jsonl"
     found = newest_whole(checkpoints, like, config, say)
     if found is None:
-        n_epochs = len(read_log(log).records)
+        n_epochs = from_primary(lambda: len(read_log(log).records))
         if n_epochs > 1:  # the first one is logged before it is saved
             raise RunError(
                 f"{log} has {n_epochs} epochs, but {run / 'checkpoints'} holds no "
@@ -84,7 +85,7 @@ def recover(
             )
         if n_epochs:
             say("no whole epoch was saved: the run starts anew")
-        keep_records_until(log, 0)
+        from_primary(lambda: keep_records_until(log, 0))
         return like, Progress(), NOT_BEGUN
     which, record, state = found
     progress = Progress(**record["progress"])
@@ -93,7 +94,7 @@ def recover(
         say(f"there is no checkpoint `last`: going on from `best`, step {progress.steps}")
     elif not is_best_whole(checkpoints.best, progress, like, config, say):
         progress = without_best(checkpoints.best, record, state, config.train.monitor, say)
-    damaged = keep_records_until(log, progress.steps + part.steps)
+    damaged = from_primary(lambda: keep_records_until(log, progress.steps + part.steps))
     if damaged:
         say(damage_line(log, damaged))
     return state, progress, part
@@ -146,14 +147,18 @@ def part_of(record: Mapping[str, Any]) -> Part:
 
 def put_aside(manager: Manager, step: int) -> Path:
     """Moves a checkpoint out of the way, and says where it is."""
-    old = Path(manager.directory) / str(step)
+    new = from_primary(lambda: str(_move_aside(Path(manager.directory) / str(step))))
+    manager.reload()
+    return Path(new)
+
+
+def _move_aside(old: Path) -> Path:
     folder = old.parent.parent / "damaged"
     folder.mkdir(exist_ok=True)
-    name = f"{old.parent.name}-{step}"
+    name = f"{old.parent.name}-{old.name}"
     n = sum(path.name == name or path.name.startswith(f"{name}-") for path in folder.iterdir())
     new = folder / (f"{name}-{n}" if n else name)
     old.rename(new)
-    manager.reload()
     return new
 
 

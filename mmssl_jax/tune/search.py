@@ -18,6 +18,7 @@ from mmssl_jax.config import Config, ConfigError, flatten, override
 from mmssl_jax.data.dataset import DatasetError
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.files import check_output_folder
+from mmssl_jax.hosts import require_one
 from mmssl_jax.messages import shown
 from mmssl_jax.methods import METHODS
 from mmssl_jax.records.log import read_records, write_json
@@ -77,6 +78,7 @@ def search(
     finite; the search treats them as pruned.
     Returns all trials. Raises ConfigError, DatasetError, RunError.
     """
+    require_one(base.parallel, "a search")
     optuna = load_optuna()
     check_output_folder(out)
     check_folder(out)

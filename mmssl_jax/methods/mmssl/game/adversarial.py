@@ -24,12 +24,12 @@ def generated_rows(setup: Setup, embeddings: Embeddings, share: Share) -> list[F
     """The generated rows of each modality, in the order of `feature_user`; one per user."""
     with jax.named_scope("generated_rows"):
         return [
-            batch_scores(setup, (of_users, embeddings.feature_item[m]), share).rows()
+            _batch_scores(setup, (of_users, embeddings.feature_item[m]), share).rows()
             for m, of_users in embeddings.feature_user.items()
         ]
 
 
-def batch_scores(setup: Setup, vectors: tuple[Array, Array], share: Share) -> UnitScores:
+def _batch_scores(setup: Setup, vectors: tuple[Array, Array], share: Share) -> UnitScores:
     """The unit score rows of the batch's users by vectors of all users and items."""
     (users, items), masked = vectors, setup.config.structure.mask_observed
     of_batch = own_rows(users, share.batch.users, setup.nodes)
@@ -42,12 +42,12 @@ def batch_real_rows(
     """The real rows of the batch, one per user: they are the same for all modalities."""
     config = setup.config
     with jax.named_scope("real_rows"):
-        scores = batch_scores(setup, (embeddings.user, embeddings.item), share)
+        scores = _batch_scores(setup, (embeddings.user, embeddings.item), share)
         noise = Noise(share.game.noise, share.first_row)
         return real_rows(scores, kernel, noise, config.game, config.precision, setup.nodes)
 
 
-def row_numbers(share: Share, n_blocks: int) -> Int[Array, " RB"]:
+def _row_numbers(share: Share, n_blocks: int) -> Int[Array, " RB"]:
     """Numbers of the rows of this device's share, one for each user in each of `n_blocks` blocks,
     block after block; a row has the same number on however many devices the batch lies."""
     users = share.first_row + jnp.arange(share.batch.users.shape[0])
@@ -138,7 +138,7 @@ def critic_loss(
     critic = critic_module(setup)
     fake, real, between, gram = critic_projections(setup, params["first_kernel"], embeddings, share)
     fake_key, real_key, between_key = jax.random.split(share.game.dropout, 3)
-    rows = row_numbers(share, len(embeddings.feature_user))
+    rows = _row_numbers(share, len(embeddings.feature_user))
     fake_score = jnp.mean(score_rows(critic, params, fake, fake_key, rows))
     real_score = jnp.mean(score_rows(critic, params, real, real_key, rows))
     penalty = setup.config.game.gradient_penalty * gradient_penalty(
@@ -163,6 +163,6 @@ def adversarial_loss(
         projection = project_rows(
             generated, params["first_kernel"], setup.config.precision, setup.nodes
         )
-    critic, rows = critic_module(setup), row_numbers(share, len(generated))
+    critic, rows = critic_module(setup), _row_numbers(share, len(generated))
     scores = score_rows(critic, params, projection, share.generator_critic, rows)
     return -jnp.mean(scores)
