@@ -34,7 +34,7 @@ STAGES = (
 FILES = (
     "checkpoint", "parallel", "run_config", "config", "method", "sampling", "optimizers",
     "precision", "norms", "blocks", "compilation", "digest", "files", "messages", "settings_parser",
-    "settings_yaml", "layout", "nodes",
+    "settings_yaml", "layout", "nodes", "hosts",
 )  # fmt: skip
 BENCHMARKS = (
     "measure", "scopes", "train_step", "evaluate", "sampling", "propagate", "scale", "catalogue",
