@@ -125,17 +125,22 @@ def spread_rows(
         `WHOLE` at its leaves; of_result: the same for what the function returns.
       donated: as in `spread`.
     """
-    sharing = jax.jit(
-        jax.shard_map(
-            in_float32(function),
-            mesh=_mesh(devices),
-            in_specs=tuple(places),
-            out_specs=of_result,
-            check_vma=False,  # as in `spread`
-        ),
-        donate_argnums=tuple(donated),
-    )
+    sharing = jax.jit(sharded(function, devices, places, of_result), donate_argnums=tuple(donated))
     return compile_ahead(sharing, compiler_options(devices[0].platform))
+
+
+def sharded(
+    function: Callable[..., R], devices: Sequence[jax.Device], places: Sequence[Any], of_result: Any
+) -> Callable[..., R]:
+    """`spread_rows` before it is compiled."""
+    over_devices: Callable[..., R] = jax.shard_map(
+        in_float32(function),
+        mesh=_mesh(devices),
+        in_specs=tuple(places),
+        out_specs=of_result,
+        check_vma=False,  # as in `spread`
+    )
+    return over_devices
 
 
 WHOLE = PartitionSpec()  # of an array that every device has whole

@@ -85,8 +85,8 @@ def learned_edges_of_all(
     A user with a zero vector has no similarity to anything, and gets no edge.
     """
     n_users = users.shape[0]
-    block = min(blocks.users, n_users)
-    n_blocks = -(-n_users // block)
+    n_blocks = -(-n_users // min(blocks.users, n_users))
+    block = -(-n_users // n_blocks)  # equal ones, so that little of the last is padding
     ids = jnp.minimum(jnp.arange(n_blocks * block, dtype=jnp.int32), n_users - 1)
 
     def rank_block(block_ids: Int[Array, " N"]) -> Int[Array, "N K"]:
