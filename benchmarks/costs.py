@@ -163,6 +163,36 @@ def collective_bytes(s: Shape) -> dict[str, int]:
     }
 
 
+def spread_state_bytes(s: Shape) -> dict[str, int]:
+    """Bytes that each device holds between two steps where rows are spread."""
+    by_row = (s.U + s.I) * s.D, s.I * s.H1
+    spread = {
+        "tables, kernel, moments": 3 * FLOAT * sum(by_row),
+        "features": FLOAT * s.I * s.F,
+        "observed and learned graphs": (4 * s.E + 2 * s.M * s.L) * EDGE,
+    }
+    whole = {
+        "small weights and moments": 3
+        * FLOAT
+        * (generator_parameters(s) + critic_parameters(s) - sum(by_row)),
+        "interactions by user": FLOAT * (3 * s.E + 3 * s.U + s.I),
+    }
+    return {name: size // s.N for name, size in spread.items()} | whole
+
+
+def spread_collective_bytes(s: Shape) -> dict[str, int]:
+    """Bytes of the arrays of all items that collectives of one step gather, and add up and scatter,
+    where rows are spread; those of a batch are small beside them.
+
+    As traced; the compiler leaves out gathers of what is gathered already, 2 M + 1 of them.
+    """
+    of_items = FLOAT * s.I * s.D
+    return {
+        "gathered": (2 * s.G + 6 * s.M + 1) * of_items,
+        "summed and scattered": (2 * s.G + 4 * s.M) * of_items,
+    }
+
+
 def costs(s: Shape) -> dict[str, dict[str, int] | int]:
     """All formulas at one shape, for the paper preset."""
     return {
@@ -172,6 +202,8 @@ def costs(s: Shape) -> dict[str, dict[str, int] | int]:
         "optimizer_bytes": optimizer_bytes(s),
         "state_bytes": state_bytes(s),
         "collective_bytes": collective_bytes(s),
+        "spread_state_bytes": spread_state_bytes(s),
+        "spread_collective_bytes": spread_collective_bytes(s),
     }
 
 

@@ -6,9 +6,11 @@ makes as many as are needed, and reads the figures off the compiled programs: no
 `--items 1000000` it takes a synthetic catalogue of that size.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from typing import Any
@@ -44,7 +46,7 @@ def measure_devices(
 ) -> Result:
     """For each number of devices the figures of `of_count`, {"1": .., "2": ..}."""
     del repeats, profile  # nothing is run
-    jax.config.update("jax_num_cpu_devices", max(counts))
+    make_devices(max(counts))
     if not can_spread(METHODS[config.method]):
         raise ConfigError(f"method {config.method} cannot spread its rows over devices")
     if items:
@@ -57,6 +59,22 @@ def measure_devices(
         found[str(count)] = of_count(config, dataset, whole, count)
         print(count, json.dumps(found[str(count)]), file=sys.stderr)
     return found
+
+
+def make_devices(count: int) -> None:
+    """Makes so many devices of the processor, where JAX has not been told of a number already.
+
+    Raises ConfigError where there are fewer.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # JAX has been used in this process before
+            jax.config.update("jax_num_cpu_devices", count)
+    found = len(jax.devices("cpu"))
+    if found < count:
+        raise ConfigError(
+            f"counts are up to {count}, but JAX has made {found} devices of the processor: begin a "
+            "new process, without xla_force_host_platform_device_count in XLA_FLAGS"
+        )
 
 
 def of_count(config: Config, dataset: Dataset, whole: PyTree, count: int) -> Result:
@@ -125,13 +143,13 @@ def of_program(function: Any, arguments: tuple, count: int) -> Result:
     """The figures of one compiled program, of each device."""
     options = compiler_options("cpu")
     compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "work_bytes": memory.temp_size_in_bytes,
         "matmul_flop": matmul_flops(function, *arguments),
         "xla_flop": xla_flops(compiled),
-        "collective_bytes": collective_bytes(compiled.as_text(), count),
+        "collective_bytes": collective_bytes(compiled.as_text() or "", count),
     }
 
 

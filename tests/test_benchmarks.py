@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import (
     costs,
+    devices,
     evaluate,
     measure,
     pieces,
@@ -25,6 +26,7 @@ from mmssl_jax.config import ConfigError, override
 from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.lightgcn import LightGCNConfig
 from mmssl_jax.methods.mmssl import method as mmssl
+from mmssl_jax.methods.mmssl.config import MMSSLConfig
 from mmssl_jax.methods.mmssl.draws import draw
 from mmssl_jax.parallel import AXIS, local_devices, spread
 from tests import problems
@@ -507,3 +509,30 @@ def test_stock_forms_compute_the_same():
     for name, found in losses.items():
         for key, value in found.items():
             assert float(value) == pytest.approx(float(whole[key]), rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_device_of_four_has_a_quarter_of_what_is_spread():
+    """By the compiled step, and by the formulas of docs/scaling.md."""
+    changes = {"critic.hidden": (64, 16), "model.dim": 16, "sampling.batch_size": 32}
+    config = override(MMSSLConfig(), changes)
+    found = devices.measure_devices(config, None, 1, None, (1, 4), items=3000)
+    one, four = found["1"], found["4"]
+    held = four["held"]
+    assert held["spread_bytes"] == pytest.approx(one["held"]["spread_bytes"] / 4, rel=0.01)
+    assert held["whole_bytes"] == one["held"]["whole_bytes"]
+    step = four["step"]
+    assert step["argument_bytes"] <= held["spread_bytes"] + held["whole_bytes"]
+    assert step["matmul_flop"] <= 1.01 * one["step"]["matmul_flop"] / 4
+    assert four["epoch_start"]["matmul_flop"] <= 1.05 * one["epoch_start"]["matmul_flop"] / 4
+
+    rows = 10 * 4500
+    shape = costs.Shape(4500, 3000, rows, rows, B=32, D=16, H1=64, H2=16, F=256, N=4)
+    expected = costs.spread_collective_bytes(shape)
+    sent = step["collective_bytes"]
+    assert sent["reduce-scatter"] == pytest.approx(expected["summed and scattered"], rel=0.1)
+    left_out = (2 * shape.M + 1) * 4 * shape.I * shape.D
+    assert sent["all-gather"] == pytest.approx(expected["gathered"] - left_out, rel=0.1)
+    of_state = costs.spread_state_bytes(shape)
+    total = held["spread_bytes"] + held["whole_bytes"]
+    assert sum(of_state.values()) == pytest.approx(total, rel=0.05)
