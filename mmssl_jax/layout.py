@@ -6,6 +6,7 @@ made whole again.
 """
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,9 +25,11 @@ from mmssl_jax.nodes import Nodes, deal_users
 from mmssl_jax.parallel import AXIS, BY_ROW, WHOLE
 
 Side = Literal["users", "items"]
-Rows = Mapping[str, Side]
-"""{name: side} of the arrays, or dicts of arrays, that have a row per user or per item, and of the
-sparse matrices whose rows are users or items. Graphs are found by their type."""
+Rows = Mapping[str, Side | None]
+"""{pattern: side} of the arrays that have a row per user or per item, and of the sparse matrices
+whose rows are users or items. A pattern is matched with the names on the way to an array, such as
+`params/users`, by the rules of file names; the first that fits counts, None for neither side.
+Graphs are found by their type."""
 Owner = Literal["senders", "receivers"]
 _TYPED = (BipartiteGraph, SparseMatrix, jraph.GraphsTuple, InteractionRows)
 
@@ -139,8 +142,8 @@ def _map_parts(
     of_array: Callable[[Any, Side | None], Any],
     of_typed: Callable[[Any, Side | None], Any],
 ) -> PyTree:
-    """`of_typed` of each graph and of the interactions, `of_array` of each other array, with the
-    side that its name, or that of what holds it, has in `rows`."""
+    """`of_typed` of each graph and of the interactions, `of_array` of each other array, with its
+    side."""
 
     def visit(path: tuple, node: Any) -> Any:
         side = _side_of(path, rows)
@@ -150,9 +153,8 @@ def _map_parts(
 
 
 def _side_of(path: tuple, rows: Rows) -> Side | None:
-    """The side that a name on the way to an array has."""
-    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-    return next((rows[name] for name in names if name in rows), None)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return next((side for pattern, side in rows.items() if fnmatchcase(name, pattern)), None)
 
 
 def _map_graphs(change: Callable[[jraph.GraphsTuple, Owner], Any], node: Any) -> Any:

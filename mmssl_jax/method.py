@@ -141,7 +141,7 @@ class RowSpread(Protocol):
     spread, as `axis` is; then a step sees its device's rows alone.
     """
 
-    ROWS: ClassVar[Mapping[str, Literal["users", "items"]]]
+    ROWS: ClassVar[Mapping[str, Literal["users", "items"] | None]]
     nodes: Nodes | None
 
     def graph_edges(self) -> int:

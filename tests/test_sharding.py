@@ -10,7 +10,7 @@ import pytest
 
 from mmssl_jax.config import ConfigError, override
 from mmssl_jax.graph.bipartite import observed_graph
-from mmssl_jax.layout import lay_out, make_layout, make_whole
+from mmssl_jax.layout import is_by_row, lay_out, make_layout, make_whole
 from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.mmssl.config import preset_config
 from mmssl_jax.nodes import deal_users
@@ -134,7 +134,7 @@ def test_a_tree_is_made_whole_as_it_was(n_devices):
         "count": jnp.int32(4),
         "graph": graph,
     }
-    rows = {"users": "users", "items": "items"}
+    rows = {"users": "users", "*/items": "items"}
     spread = lay_out(tree, layout, rows)
     assert len(spread["users"]) == n_devices * layout.nodes.n_users
     assert len(spread["graph"].to_items.edges) == n_devices * layout.nodes.n_edges
@@ -142,6 +142,24 @@ def test_a_tree_is_made_whole_as_it_was(n_devices):
         jax.tree.leaves(make_whole(spread, tree, layout, rows)), jax.tree.leaves(tree), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["crossview", "paper"])
+def test_what_a_modality_is_called_spreads_nothing(case):
+    names = ("items", "features")
+    dataset = tiny_dataset()
+    features = dict(zip(names, dataset.features.values(), strict=True))
+    dataset = dataclasses.replace(dataset, features=features)
+    problem = load_problem(config_of(case, **{"parallel.devices": 2}), dataset)
+    rows = problem.method.ROWS
+    spread = lay_out(problem.inputs, problem.layout, rows)
+    assert [len(x) for x in spread.features.values()] == [2 * problem.layout.nodes.n_items] * 2
+    if case == "crossview":
+        assert [x.shape for x in spread.means.values()] == [(6,), (6,)]
+        return
+    where = is_by_row(jax.eval_shape(problem.method.init, jax.random.key(0), problem.inputs), rows)
+    assert jax.tree.leaves(where.generator["encoder"]) == [False] * 4
+    assert where.generator["user_embedding"]
 
 
 def test_only_methods_that_can_are_sharded():

@@ -114,7 +114,7 @@ class LightGCN(Trained):
 
     TITLE: ClassVar[str] = "LightGCN"
     CONFIG: ClassVar[type[Config]] = LightGCNConfig
-    ROWS: ClassVar[Rows] = {"users": "users", "items": "items"}
+    ROWS: ClassVar[Rows] = {"*users": "users", "*items": "items"}
     SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "lightgcn.layers": {"low": 1, "high": 4},

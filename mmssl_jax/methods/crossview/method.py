@@ -68,9 +68,11 @@ class CrossView(Trained):
     TITLE: ClassVar[str] = "CrossView"
     CONFIG: ClassVar[type[Config]] = CrossViewConfig
     ROWS: ClassVar[Rows] = {
-        **dict.fromkeys(("users", "view_users", "degree", "inverse_sum"), "users"),
-        **dict.fromkeys(("items", "view_items", "features", "view_length"), "items"),
-        **{"interactions": "users", "content": "items", "first_kernel": "items"},
+        "means/*": None,  # whatever a modality is called
+        **dict.fromkeys(("*users", "*degree", "*inverse_sum", "*interactions"), "users"),
+        **dict.fromkeys(
+            ("*items", "features/*", "view_length", "content", "*first_kernel"), "items"
+        ),
     }
     SPACE: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "softmax.user_norm": {"choices": [0.0, 0.5, 1.0]},

@@ -143,11 +143,11 @@ def critic_module(setup: Setup) -> Critic:
 
 
 ROWS: Rows = {
-    "user_embedding": "users",
-    "item_embedding": "items",
-    "features": "items",
-    "present": "items",
-    "first_kernel": "items",
+    "*user_embedding": "users",
+    "*item_embedding": "items",
+    "features/*": "items",
+    "*/present": "items",
+    "*first_kernel": "items",
 }
 """What of MMSSL's inputs and state has a row per user or item."""
 
