@@ -21,7 +21,6 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.item_graph import mean_weights, modality_neighbours
 from mmssl_jax.training.problem import (
     Problem,
-    compile_embedding,
     compile_training,
     load_problem,
     new_state,
@@ -184,8 +183,8 @@ def measure_peers(
     problem = load_problem(config, dataset)
     device = "cuda" if problem.devices[0].platform == "gpu" else "cpu"
     torch.set_default_device(device)
-    run, embed = compile_training(problem).epoch, compile_embedding(problem)
-    evaluate, state = split_evaluator(problem, "test"), new_state(problem)
+    training, evaluate = compile_training(problem), split_evaluator(problem, "test")
+    state = training.lay_out(new_state(problem))
     plain = plain_program(torch, problem)
     recall = plain_evaluation(torch, problem.dataset)
     n_steps = problem.steps_per_epoch
@@ -198,9 +197,9 @@ def measure_peers(
         return result
 
     for _ in range(repeats + 1):  # the first compiles, and does not count
-        state, _metrics = timed("epoch_s", run, state, n_steps)
+        state, _metrics = timed("epoch_s", training.epoch, state, n_steps)
         timed("torch_epoch_s", plain.epoch)
-        scorer = embed(state)
+        scorer = training.embed(state)
         found = timed("evaluation_s", evaluate.__call__, scorer)["recall@20"]
         vectors = [torch.tensor(np.asarray(part)) for part in scorer]
         same = timed("torch_evaluation_s", recall, *vectors)

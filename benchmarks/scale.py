@@ -87,7 +87,8 @@ def measure_size(
     dataset.check()
     passed("checked", started)
     started = time.perf_counter()
-    problem = load_problem(config, dataset)
+    # One device's memory is measured, and a state is stepped and evaluated as it is.
+    problem = load_problem(override(config, {"parallel.tables": "replicated"}), dataset)
     state = jax.block_until_ready(new_state(problem))
     passed("built", started)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from mmssl_jax.data.dataset import Dataset
+from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.graph.bipartite import BipartiteGraph, Ends, bipartite_graph
 from mmssl_jax.graph.rows import InteractionRows
 from mmssl_jax.graph.sparse import SparseMatrix
@@ -56,7 +56,10 @@ class Layout(NamedTuple):
 
 
 def make_layout(dataset: Dataset, n_devices: int) -> Layout:
-    """Users dealt by their training interactions, items in equal ranges."""
+    """Users dealt by their training interactions, items in equal ranges.
+
+    Raises DatasetError for more interactions than can be counted.
+    """
     degree = np.bincount(dataset.train[:, 0], minlength=dataset.n_users)
     user_rows = deal_users(degree, n_devices)
     # An even number of items, since noise is drawn for pairs of them.
@@ -64,6 +67,11 @@ def make_layout(dataset: Dataset, n_devices: int) -> Layout:
     user_of = np.full(n_users * n_devices, dataset.n_users, np.int32)
     user_of[user_rows] = np.arange(dataset.n_users)
     most = int(np.bincount(user_rows // n_users, degree, n_devices).max())
+    if most * n_devices >= 2**31:
+        raise DatasetError(
+            f"{dataset.source} has more training interactions than fit on {n_devices} devices with "
+            f"int32 places ({most} each at most): use --parallel.tables replicated"
+        )
     nodes = Nodes(AXIS, n_users, n_items, most, dataset.n_items)
     return Layout(nodes, n_devices, dataset.n_users, dataset.n_items, user_rows, user_of)
 
@@ -189,9 +197,10 @@ def _spread_edges(
     row = ids if rows is None else jnp.asarray(rows)[ids]
     counts_here = graph.edges != 0
     device = jnp.where(counts_here, row // n_rows, layout.n_devices)
-    order = jnp.argsort(
-        jnp.where(counts_here, row, layout.n_devices * n_rows) if owner == "receivers" else device,
-        stable=True,
+    # As `bipartite_graph` sorts them, so that sums over them are the same to the last bit.
+    within = row % n_rows
+    order = jnp.lexsort(
+        (within, device) if owner == "receivers" else (within, graph.receivers, device)
     )
     device = device[order]
     sizes = jnp.bincount(device, length=layout.n_devices + 1)
@@ -204,7 +213,6 @@ def _spread_edges(
         start = jnp.full(layout.n_devices * length, padding, values.dtype)
         return start.at[place].set(values[order], mode="drop")
 
-    within = row % n_rows
     if owner == "receivers":
         senders, receivers = put(graph.senders, 0), put(within, n_rows - 1)
     else:

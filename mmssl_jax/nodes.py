@@ -45,6 +45,8 @@ def deal_users(degree: np.ndarray, n_devices: int) -> Int[np.ndarray, " U"]:
     In rounds, users with most interactions first: the heaviest of a round goes to the device that
     has the fewest interactions so far, and every device gets one.
     """
+    if n_devices == 1:
+        return np.arange(len(degree), dtype=np.int32)
     n_rows = -(-len(degree) // n_devices)
     heaviest_first = np.argsort(-degree, kind="stable")
     load, row = np.zeros(n_devices, np.int64), np.zeros(len(degree), np.int32)
@@ -59,7 +61,8 @@ def deal_users(degree: np.ndarray, n_devices: int) -> Int[np.ndarray, " U"]:
 def own_rows(
     x: Float[Array, "N D"], rows: Int[Array, " B"], nodes: Nodes | None
 ) -> Float[Array, "B D"]:
-    """Rows of x, each device those that it asks for, wherever they lie."""
+    """Rows of x, each device those that it asks for, wherever they lie. All ask for equally many,
+    together."""
     if nodes is None:
         return x[rows]
     return psum_scatter(_held(x, all_gather(rows, nodes.axis), nodes), nodes.axis)

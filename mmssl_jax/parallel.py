@@ -5,6 +5,7 @@ combines with its peers through the collectives below. `jax.pmap` and `jax.shard
 function and give the same numbers.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -184,15 +185,25 @@ def place_like(tree: Tree, like: Tree) -> Tree:
 def on_host(tree: Tree) -> Tree:
     """Shapes and types of a tree of arrays, abstract, on the host's processor: read there, it takes
     no accelerator's memory and waits for none of its work."""
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to use another platform alone
-        device = jax.local_devices()[0]
-    place = SingleDeviceSharding(device)
+    where = SingleDeviceSharding(processor())
     abstract: Tree = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree
     )
     return abstract
+
+
+def on_processor() -> contextlib.AbstractContextManager[Any]:
+    """Makes arrays on the host's processor."""
+    return jax.default_device(processor())
+
+
+def processor() -> jax.Device:
+    """The host's processor as a device, or the first one of another kind where JAX was told to use
+    that alone."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def share_out(tree: Tree, devices: Sequence[jax.Device]) -> Tree:

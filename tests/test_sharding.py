@@ -15,7 +15,12 @@ from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.mmssl.config import preset_config
 from mmssl_jax.nodes import deal_users
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import (
+    compile_embedding,
+    compile_training,
+    load_problem,
+    new_state,
+)
 from tests.problems import CHANGES, tiny_dataset
 
 SHARED = {
@@ -81,6 +86,44 @@ def test_losses_vectors_and_states_are_those_of_one_device(case, devices):
     assert jax.tree.structure(spread_state) == jax.tree.structure(state)
     for found, expected in zip(jax.tree.leaves(spread_state), jax.tree.leaves(state), strict=True):
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+
+
+@pytest.mark.parametrize("case", ["paper", pytest.param("released", marks=pytest.mark.slow)])
+def test_a_state_made_whole_and_spread_again_goes_on_bit_for_bit(case):
+    config = config_of(case, **{"parallel.devices": 4, "structure.every": int(case != "paper")})
+    problem = load_problem(config, tiny_dataset())
+    training = compile_training(problem)
+    state = training.start_epoch(training.lay_out(new_state(problem)))
+    state, _ = training.steps(state, 3)
+    again = training.lay_out(training.make_whole(state))
+    results = [training.make_whole(training.steps(each, 3)[0]) for each in (state, again)]
+    for one, other in zip(*map(jax.tree.leaves_with_path, results), strict=True):
+        (path, found), expected = one, other[1]
+        # An edge that weighs nothing may be any.
+        is_id = jax.tree_util.keystr(path).endswith(("senders", "receivers"))
+        if not is_id and not jnp.issubdtype(found.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_whole_state_is_not_taken_for_a_spread_one():
+    config = config_of("lightgcn", **{"parallel.devices": 2})
+    problem = load_problem(config, tiny_dataset())
+    training, state = compile_training(problem), new_state(problem)
+    for call in (training.start_epoch, lambda state: training.steps(state, 1)):
+        with pytest.raises(ValueError, match="lay_out"):
+            call(state)
+
+
+def test_devices_that_cannot_share_a_batch_can_rank():
+    config = config_of("lightgcn", **{"parallel.devices": 3, "sampling.batch_size": 50})
+    problem = load_problem(config, tiny_dataset())
+    with pytest.raises(ConfigError, match="cannot be shared by 3 devices"):
+        compile_training(problem)
+    vectors = compile_embedding(problem)(new_state(problem))
+    one = load_problem(override(config, {"parallel.devices": 1}), tiny_dataset())
+    expected = compile_embedding(one)(new_state(one))
+    np.testing.assert_allclose(vectors.users, expected.users, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(vectors.items, expected.items, rtol=1e-5, atol=1e-7)
 
 
 def test_devices_hold_their_share_and_no_more():

@@ -75,7 +75,8 @@ def bipartite_graph(
     sorted like the others and weigh nothing.
     """
     by_user = jnp.argsort(users.nodes, stable=True)
-    by_item = jnp.argsort(items.nodes, stable=True)
+    # Of an item's edges, those of one user after those of another, in whatever order they came.
+    by_item = by_user[jnp.argsort(items.nodes[by_user], stable=True)]
     user_weights = edge_weights(users, items, mask, normalization)[by_user]
     item_weights = edge_weights(items, users, mask, normalization)[by_item]
     n_nodes, u, i = users.n_nodes + items.n_nodes, users.nodes, items.nodes

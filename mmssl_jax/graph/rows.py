@@ -132,6 +132,7 @@ def edges_of_own_items(
     place = jnp.where(is_mine, jnp.cumsum(is_mine) - 1, length)
     order = jnp.zeros(length, jnp.int32).at[place].set(jnp.arange(length), mode="drop")
     mask = jnp.arange(length) < jnp.sum(is_mine)
-    degree = jnp.zeros(edges.n_rows * n_devices, jnp.int32)  # of no meaning here
-    item = jnp.where(mask, item[order], 0)
-    return BatchEdges(rows[order], item, slots[order], mask, degree), order
+    n_rows = edges.n_rows * n_devices
+    item, row = jnp.where(mask, item[order], 0), jnp.where(mask, rows[order], n_rows - 1)
+    degree = jnp.zeros(n_rows, jnp.int32)  # of no meaning here
+    return BatchEdges(row, item, slots[order], mask, degree), order

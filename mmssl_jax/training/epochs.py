@@ -54,13 +54,12 @@ def train_epochs(
 
     An epoch is dispatched before the last one's figures are read, unless these may end the run, or
     it takes so long that it is run in pieces.
-    start: the state, which is used up, the progress, and what is done of an epoch.
+    start: the state, as `Training.lay_out` makes it, which is used up, the progress, and what is
+      done of an epoch.
     Raises DivergedError when a loss, a parameter or an embedding is no longer finite; the
     checkpoints before it remain.
     """
-    whole, progress, part = start
-    state = programs.training.lay_out(whole)
-    del whole  # its arrays, or their memory, are the first epoch's
+    state, progress, part = start
     config, per_epoch = problem.config, problem.steps_per_epoch
     most_steps = config.train.max_steps or config.train.epochs * per_epoch
     minutes = config.train.checkpoint_minutes

@@ -216,6 +216,7 @@ def train_in(
                 say("training; the first epoch takes longer, since it compiles")
             has_no_bar = quiet or not is_primary()
             outlets = Outlets(run, settings_of(config), checkpoints, write_events, say, has_no_bar)
+            state = programs.training.lay_out(state)  # what was whole goes
             train_epochs(problem, programs, (state, progress, part), outlets, trial)
         except BaseException:
             # Where there are several hosts, the others may have gone, or wait for this one.

@@ -27,6 +27,8 @@ from mmssl_jax.parallel import (
     devices_of_all,
     in_float32,
     on_all,
+    on_processor,
+    place,
     placed,
     replicate,
     spread,
@@ -88,11 +90,12 @@ def load_problem(config: Config, dataset: Dataset | None = None) -> Problem:
         require_trained_negatives(dataset)
     devices = devices_of_all(config.parallel.devices)
     method = kind.build(config, dataset, len(devices))
-    inputs = method.inputs(dataset)
     if not spreads_tables(config, len(devices)):
-        return Problem(config, dataset, devices, method, replicate(inputs, devices), cold)
+        inputs = replicate(method.inputs(dataset), devices)
+        return Problem(config, dataset, devices, method, inputs, cold)
     layout = make_layout(dataset, len(devices))
-    inputs = jax.device_get(inputs)  # spread later: no device has room for all of them
+    with on_processor():  # spread later: no device need have room for all of them
+        inputs = jax.device_get(method.inputs(dataset))
     return Problem(config, dataset, devices, method, inputs, cold, layout)
 
 
@@ -295,32 +298,66 @@ def whole_training(problem: Problem) -> Training:
         donated=(0,),
     )
     numbers = functools.cache(lambda n_steps: replicate(np.int32(n_steps), devices))
-    embed = jax.jit(
-        in_float32(problem.method.embed), compiler_options=compiler_options(devices[0].platform)
-    )
     return Training(
         lambda state: state,
         jax.jit(lambda state: jax.tree.map(jnp.copy, state)),
-        lambda state: embed(state.method, inputs),
+        whole_embedding(problem),
         lambda state: start(state, inputs),
         lambda state, tally, n_steps: steps(state, tally, inputs, numbers(n_steps)),
         replicate(no_tally(problem.method, abstract_state(problem), inputs), devices),
     )
 
 
-def spread_training(problem: Problem) -> Training:
-    """Training where the rows of users and items are spread over the devices."""
+class Spread(NamedTuple):
+    """A problem whose rows are spread over its devices: the method as it sees a device's rows, the
+    inputs in their places, and the places of the arrays of inputs and states; lay_out and embed as
+    in `Training`."""
+
+    method: Any
+    inputs: Inputs
+    of_inputs: PyTree
+    of_state: PyTree
+    lay_out: Callable[[TrainState], TrainState]
+    embed: Callable[[TrainState], Scorer]
+
+
+def spread_problem(problem: Problem) -> Spread:
+    """Spreads the rows of a problem with a layout."""
     layout, devices = problem.layout, problem.devices
     assert layout is not None
-    whole: Any = problem.method
-    method = dataclasses.replace(whole, axis=AXIS, nodes=layout.nodes)
-    inputs, like = lay_out(problem.inputs, layout, method.ROWS), abstract_state(problem)
-    of_inputs, of_state = places(inputs, method.ROWS), places(like, method.ROWS)
-    inputs = jax.tree.map(
-        lambda x, place: jax.device_put(x, placed(devices, place)), inputs, of_inputs
+    bound: Any = problem.method
+    method = dataclasses.replace(bound, axis=AXIS, nodes=layout.nodes)
+    with on_processor():
+        inputs = lay_out(problem.inputs, layout, method.ROWS)
+    of_inputs, of_state = (places(x, method.ROWS) for x in (inputs, abstract_state(problem)))
+    in_place = functools.partial(jax.tree.map, functools.partial(placed, devices), is_leaf=is_place)
+    inputs, n_edges = place(inputs, in_place(of_inputs)), method.graph_edges()
+    embed = spread_rows(
+        lambda state, inputs: method.embed(state.method, inputs),
+        devices,
+        (of_state, of_inputs),
+        Vectors(BY_ROW, BY_ROW),  # type: ignore[arg-type]  # their places
     )
-    where = jax.tree.map(lambda place: placed(devices, place), of_state, is_leaf=is_place)
-    n_edges = method.graph_edges()
+    gather = jax.jit(lambda vectors: whole_rows(vectors, layout), out_shardings=on_all(devices))
+    return Spread(
+        method,
+        inputs,
+        of_inputs,
+        of_state,
+        jax.jit(
+            lambda state: lay_out(state, layout, method.ROWS, n_edges),
+            out_shardings=in_place(of_state),
+        ),
+        lambda state: gather(embed(state, inputs)),
+    )
+
+
+def spread_training(problem: Problem) -> Training:
+    """Training where the rows of users and items are spread over the devices."""
+    layout, devices, like = problem.layout, problem.devices, abstract_state(problem)
+    assert layout is not None
+    spread = spread_problem(problem)
+    method, inputs, of_inputs, of_state = spread[:4]
     start = spread_rows(
         lambda state, inputs: state._replace(method=method.start_epoch(state.method, inputs)),
         devices,
@@ -335,26 +372,25 @@ def spread_training(problem: Problem) -> Training:
         (of_state, WHOLE),
         donated=(0,),
     )
-    embed = spread_rows(
-        lambda state, inputs: method.embed(state.method, inputs),
-        devices,
-        (of_state, of_inputs),
-        Vectors(BY_ROW, BY_ROW),  # type: ignore[arg-type]  # their places
-    )
-    whole_vectors = jax.jit(
-        lambda vectors: whole_rows(vectors, layout), out_shardings=on_all(devices)
-    )
+
+    def require_spread(state: TrainState) -> TrainState:
+        # A whole state might pass for a spread one, where the numbers of rows happen to fit.
+        found = jax.tree.map(lambda leaf: leaf.sharding.spec == BY_ROW, state)
+        if found != jax.tree.map(lambda x: x == BY_ROW, of_state, is_leaf=is_place):
+            raise ValueError("the state is whole: give what `lay_out` makes of it")
+        return state
+
     numbers = functools.cache(lambda n_steps: replicate(np.int32(n_steps), devices))
     return Training(
-        jax.jit(lambda state: lay_out(state, layout, method.ROWS, n_edges), out_shardings=where),
+        spread.lay_out,
         jax.jit(
-            lambda state: make_whole(state, like, layout, method.ROWS),
+            lambda state: jax.tree.map(jnp.copy, make_whole(state, like, layout, method.ROWS)),
             out_shardings=on_all(devices),
         ),
-        lambda state: whole_vectors(embed(state, inputs)),
-        lambda state: start(state, inputs),
-        lambda state, tally, n_steps: steps(state, tally, inputs, numbers(n_steps)),
-        replicate(no_tally(whole, like, problem.inputs), devices),
+        spread.embed,
+        lambda state: start(require_spread(state), inputs),
+        lambda state, tally, n: steps(require_spread(state), tally, inputs, numbers(n)),
+        replicate(no_tally(problem.method, like, problem.inputs), devices),
     )
 
 
@@ -366,8 +402,17 @@ def abstract_state(problem: Problem) -> TrainState:
 
 def compile_embedding(problem: Problem) -> Callable[[TrainState], Scorer]:
     """A function from a whole state to what ranks, in evaluation mode."""
-    training = compile_training(problem)
-    return lambda state: training.embed(training.lay_out(state))
+    if problem.layout is None:
+        return whole_embedding(problem)
+    spread = spread_problem(problem)
+    return lambda state: spread.embed(spread.lay_out(state))
+
+
+def whole_embedding(problem: Problem) -> Callable[[TrainState], Scorer]:
+    """The same where every device has all rows."""
+    options = compiler_options(problem.devices[0].platform)
+    embed = jax.jit(in_float32(problem.method.embed), compiler_options=options)
+    return lambda state: embed(state.method, problem.inputs)
 
 
 def split_evaluator(problem: Problem, split: Split) -> Evaluator:
