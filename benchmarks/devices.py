@@ -26,10 +26,10 @@ from mmssl_jax.config import Config, ConfigError, override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.data.load import load_dataset
 from mmssl_jax.digest import array_names
-from mmssl_jax.layout import Layout, is_place, lay_out, make_layout, places
+from mmssl_jax.layout import Layout, lay_out, make_layout, places
 from mmssl_jax.method import can_spread
 from mmssl_jax.methods import METHODS
-from mmssl_jax.parallel import AXIS, BY_ROW, WHOLE, placed, sharded
+from mmssl_jax.parallel import AXIS, BY_ROW, WHOLE, is_place, mesh_of, placed, sharded
 
 COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce")
 _RESULT = re.compile(r"= (?P<result>.*?) (?P<kind>" + "|".join(COLLECTIVES) + r")(?:-start)?\(")
@@ -94,10 +94,10 @@ def of_count(config: Config, dataset: Dataset, whole: PyTree, count: int) -> Res
         jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=where),
         abstract(inputs, of_inputs, devices),
     )
-    step = sharded(method.step, devices, (of_state, WHOLE, of_inputs), (of_state, WHOLE))
+    step = sharded(method.step, mesh_of(devices), (of_state, WHOLE, of_inputs), (of_state, WHOLE))
     start = sharded(
         lambda state, key, inputs: method.start_epoch(state, inputs),
-        devices,
+        mesh_of(devices),
         (of_state, WHOLE, of_inputs),
         of_state,
     )

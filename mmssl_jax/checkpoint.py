@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -122,9 +124,36 @@ def save_checkpoint(
         tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(signed)
     )
     try:
-        manager.save(step, args=arguments)
+        with stops_held_back():
+            manager.save(step, args=arguments)
     except Exception as error:
         raise _not_written(manager, error) from error
+
+
+@contextmanager
+def stops_held_back() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM act after what is inside.
+
+    Orbax starts threads, and then tells them what to wait for. Stopped in between it never tells
+    them, and the process waits for these threads, minutes, before it ends.
+    """
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals act there
+        yield
+        return
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    for number, handler in zip(numbers, before, strict=True):
+        if callable(handler):  # else it is ignored, or ends the process at once
+            signal.signal(number, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            if callable(handler):
+                signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 def settle(manager: Manager, like: Tree) -> None:

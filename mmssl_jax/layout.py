@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from mmssl_jax.data.dataset import Dataset, DatasetError
@@ -22,7 +21,7 @@ from mmssl_jax.graph.rows import InteractionRows
 from mmssl_jax.graph.sparse import SparseMatrix
 from mmssl_jax.method import Vectors
 from mmssl_jax.nodes import Nodes, deal_users
-from mmssl_jax.parallel import AXIS, BY_ROW, WHOLE
+from mmssl_jax.parallel import AXIS, BY_ROW, WHOLE, is_place
 
 Side = Literal["users", "items"]
 Rows = Mapping[str, Side | None]
@@ -93,11 +92,6 @@ def places(tree: PyTree, rows: Rows) -> PyTree:
 def is_by_row(tree: PyTree, rows: Rows) -> PyTree:
     """For each array of a tree, whether its rows are spread."""
     return jax.tree.map(lambda place: place == BY_ROW, places(tree, rows), is_leaf=is_place)
-
-
-def is_place(place: Any) -> bool:
-    """Whether a node of a tree is a place, and no tree."""
-    return isinstance(place, PartitionSpec)
 
 
 def lay_out(tree: PyTree, layout: Layout, rows: Rows, n_edges: int | None = None) -> PyTree:

@@ -13,7 +13,14 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import (
+    AbstractMesh,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from mmssl_jax.compilation import compile_ahead, compiler_options
 from mmssl_jax.config import ConfigError
@@ -99,7 +106,7 @@ def spread(
         return function(*shares)
 
     specs = tuple(PartitionSpec(AXIS) if is_sharded else PartitionSpec() for is_sharded in sharded)
-    mesh = _mesh(devices)
+    mesh = mesh_of(devices)
     # check_vma=False keeps the rule of pmap that the transpose of a sum over devices is such a sum.
     sharing = jax.jit(
         jax.shard_map(
@@ -126,17 +133,22 @@ def spread_rows(
         `WHOLE` at its leaves; of_result: the same for what the function returns.
       donated: as in `spread`.
     """
-    sharing = jax.jit(sharded(function, devices, places, of_result), donate_argnums=tuple(donated))
+    sharing = jax.jit(
+        sharded(function, mesh_of(devices), places, of_result), donate_argnums=tuple(donated)
+    )
     return compile_ahead(sharing, compiler_options(devices[0].platform))
 
 
 def sharded(
-    function: Callable[..., R], devices: Sequence[jax.Device], places: Sequence[Any], of_result: Any
+    function: Callable[..., R],
+    mesh: Mesh | AbstractMesh,
+    places: Sequence[Any],
+    of_result: Any,
 ) -> Callable[..., R]:
-    """`spread_rows` before it is compiled."""
+    """`spread_rows` before it is compiled, over devices that need not be there."""
     over_devices: Callable[..., R] = jax.shard_map(
         in_float32(function),
-        mesh=_mesh(devices),
+        mesh=mesh,
         in_specs=tuple(places),
         out_specs=of_result,
         check_vma=False,  # as in `spread`
@@ -148,9 +160,14 @@ WHOLE = PartitionSpec()  # of an array that every device has whole
 BY_ROW = PartitionSpec(AXIS)  # of one whose rows are spread over the devices
 
 
+def is_place(node: Any) -> bool:
+    """Whether a node of a tree is a place, and no tree."""
+    return isinstance(node, PartitionSpec)
+
+
 def placed(devices: Sequence[jax.Device], place: PartitionSpec) -> NamedSharding:
     """Where arrays of a place lie."""
-    return NamedSharding(_mesh(devices), place)
+    return NamedSharding(mesh_of(devices), place)
 
 
 def in_float32(function: Callable[..., R]) -> Callable[..., R]:
@@ -166,7 +183,7 @@ def in_float32(function: Callable[..., R]) -> Callable[..., R]:
 
 def on_all(devices: Sequence[jax.Device]) -> NamedSharding:
     """Where arrays lie of which each device has a full copy, as `spread` wants its arguments."""
-    return NamedSharding(_mesh(devices), PartitionSpec())
+    return NamedSharding(mesh_of(devices), PartitionSpec())
 
 
 def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
@@ -208,7 +225,7 @@ def processor() -> jax.Device:
 
 def share_out(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
     """Puts one slice of the leading axis of len(devices) on each device, for sharded arguments."""
-    return _put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+    return _put(tree, NamedSharding(mesh_of(devices), PartitionSpec(AXIS)))
 
 
 def place(tree: Tree, where: Tree) -> Tree:
@@ -236,7 +253,8 @@ def _put(tree: Tree, place: Sharding) -> Tree:
     return spread_out
 
 
-def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """The devices as one axis, `AXIS`."""
     return Mesh(np.asarray(devices), (AXIS,))
 
 

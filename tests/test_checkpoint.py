@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from mmssl_jax.checkpoint import (
     restore_tree,
     save_checkpoint,
     settle,
+    stops_held_back,
 )
 from mmssl_jax.digest import digest_words
 from mmssl_jax.parallel import local_devices, replicate
@@ -259,3 +261,23 @@ def test_a_tree_of_another_shape_or_name(tmp_path, wrong):
         pytest.raises(CheckpointError, match="does not fit the model of its run"),
     ):
         restore_tree(manager, wrong)
+
+
+def test_a_stop_waits_until_a_save_has_begun():
+    """Ctrl-C within raises after it, once."""
+    done = []
+
+    def save():
+        with stops_held_back():
+            signal.raise_signal(signal.SIGINT)
+            done.append("went on")
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # however this process was started
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            save()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["went on"]

@@ -5,10 +5,15 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from mmssl_jax.config import override
+from mmssl_jax.layout import lay_out, make_layout, places
 from mmssl_jax.method import ItemWeights, Vectors
-from mmssl_jax.parallel import AXIS, spread
+from mmssl_jax.methods import METHODS
+from mmssl_jax.methods.crossview.config import CrossViewConfig
+from mmssl_jax.methods.lightgcn import LightGCNConfig
+from mmssl_jax.parallel import AXIS, WHOLE, is_place, sharded, spread
 from mmssl_jax.ranking.evaluate import HeldOut, block_sums, user_blocks
 from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.training.problem import load_problem, new_state, train_epoch
@@ -17,8 +22,11 @@ from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 PLATFORMS = ("tpu", "cuda")
 
 
-def export(function, platform: str, *arguments):
+def export(function, platform: str, *arguments, where=None):
+    """where: the places of the arguments' arrays, a sharding each, of devices there or not."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    if where is not None:
+        shapes = jax.tree.map(lambda shape, place: shape.update(sharding=place), shapes, where)
     exported = jax.export.export(jax.jit(function), platforms=[platform])(*shapes)
     assert exported.platforms == (platform,)
     assert len(exported.mlir_module_serialized) > 1000
@@ -55,6 +63,46 @@ def test_the_epoch_of_two_devices_lowers(platform):
     )
     exported = export(epoch, platform, state, problem.inputs)
     assert exported.nr_devices == 2
+
+
+SPREAD = {
+    "lightgcn": LightGCNConfig(),
+    "crossview": override(CrossViewConfig(), {"contrast.nodes": 40, "softmax.negatives": 16}),
+    **{preset: tiny_config(preset) for preset in PRESETS},
+}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize(
+    ("case", "n_devices"),
+    [
+        ("lightgcn", 8),
+        *(
+            pytest.param(case, n, marks=pytest.mark.slow)
+            for case in SPREAD
+            for n in (1, 4, 8)
+            if (case, n) != ("lightgcn", 8)
+        ),
+    ],
+)
+def test_a_step_with_spread_rows_lowers(case, n_devices, platform):
+    """Over devices that are not there."""
+    config = override(SPREAD[case], {"sampling.batch_size": 48})
+    dataset = tiny_dataset()
+    layout = make_layout(dataset, n_devices)
+    whole = METHODS[config.method].build(config, dataset, n_devices)
+    method = dataclasses.replace(whole, axis=AXIS, nodes=layout.nodes)
+    inputs, key = lay_out(whole.inputs(dataset), layout, method.ROWS), jax.random.key(0)
+    state = lay_out(
+        whole.init(key, whole.inputs(dataset)), layout, method.ROWS, method.graph_edges()
+    )
+    of_state, of_inputs = places(state, method.ROWS), places(inputs, method.ROWS)
+    mesh = jax.sharding.AbstractMesh((n_devices,), (AXIS,))
+    of_all = of_state, WHOLE, of_inputs
+    step = sharded(method.step, mesh, of_all, (of_state, WHOLE))
+    where = jax.tree.map(lambda place: NamedSharding(mesh, place), of_all, is_leaf=is_place)
+    exported = export(step, platform, state, key, inputs, where=where)
+    assert exported.nr_devices == n_devices
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -152,10 +152,11 @@ SPREAD = {
     ("method", "n_hosts"),
     [
         ("lightgcn", 2),
-        pytest.param("paper", 2, marks=pytest.mark.slow),
-        pytest.param("paper", 4, marks=pytest.mark.slow),
+        ("paper", 2),
+        ("paper", 4),
     ],
 )
+@pytest.mark.slow
 def test_rows_spread_over_hosts_train_as_on_one_device(method, n_hosts, data, tmp_path):
     """And the run goes on alone."""
     common = {key: x for key, x in changes(data, 2).items() if key != "mf.dim"} | SPREAD[method]

@@ -17,7 +17,7 @@ from mmssl_jax.data.dataset import Dataset, DatasetError
 from mmssl_jax.data.load import load_dataset, with_controls
 from mmssl_jax.digest import digest_words
 from mmssl_jax.hosts import join
-from mmssl_jax.layout import Layout, is_place, lay_out, make_layout, make_whole, places, whole_rows
+from mmssl_jax.layout import Layout, lay_out, make_layout, make_whole, places, whole_rows
 from mmssl_jax.method import Inputs, Method, Metrics, Scorer, State, Vectors, can_spread
 from mmssl_jax.methods import METHODS
 from mmssl_jax.parallel import (
@@ -26,6 +26,7 @@ from mmssl_jax.parallel import (
     WHOLE,
     devices_of_all,
     in_float32,
+    is_place,
     on_all,
     on_processor,
     place,
