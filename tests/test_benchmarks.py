@@ -378,7 +378,7 @@ def test_a_wrong_flag_is_refused_before_anything_is_measured(flag, says, capsys)
     ("preset", "changes"),
     [
         pytest.param("paper", {}, marks=pytest.mark.slow),
-        ("released", {"structure__k_rate": 0.1}),
+        pytest.param("released", {"structure__k_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param(
             "paper",
             {"game__temperature": 0.6, "game__gumbel_scale": 0.4, "game__weight": 0.5},

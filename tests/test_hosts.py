@@ -175,6 +175,7 @@ def test_rows_spread_over_hosts_train_as_on_one_device(method, n_hosts, data, tm
     assert_same_run(run, alone)
 
 
+@pytest.mark.slow
 def test_fit_and_evaluation_in_processes_that_the_caller_has_joined(data, tmp_path):
     place, run = free_address(), str(tmp_path / "run")
     settings = json.dumps(changes(data, epochs=1))

@@ -220,7 +220,8 @@ def test_only_methods_that_can_are_sharded():
 BATCH = {"sampling.batch_size": 48, "eval.ks": (5, 20)}
 
 
-@pytest.mark.parametrize("case", ["lightgcn", pytest.param("paper", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lightgcn", "paper"])
 def test_a_run_goes_on_with_other_devices(case, tmp_path):
     """Begun on one device, continued on four with spread rows, ended on two."""
     whole = fit(
