@@ -107,7 +107,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     for one, two in zip(figures(run), figures(other), strict=True):
         assert one.keys() == two.keys()
         for name in one:
-            np.testing.assert_allclose(one[name], two[name], 1e-5, 2e-7, err_msg=name)
+            np.testing.assert_allclose(one[name], two[name], 1e-5, 1e-7, err_msg=name)
     one, two = (json.loads((r / "result.json").read_text()) for r in (run, other))
     assert one["best_epoch"] == two["best_epoch"]
     for name, value in one["test"].items():

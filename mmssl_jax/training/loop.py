@@ -219,11 +219,9 @@ def train_in(
             state = programs.training.lay_out(state)  # what was whole goes
             train_epochs(problem, programs, (state, progress, part), outlets, trial)
         except BaseException:
-            # Where there are several hosts, the others may have gone, or wait for this one.
-            for manager in (
-                checkpoints if count() == 1 else ()
-            ):  # what ends the run is told, and not what comes after it
-                with suppress(CheckpointError):
+            # Other hosts may have gone, or wait for this one.
+            for manager in checkpoints if count() == 1 else ():
+                with suppress(CheckpointError):  # what ends the run is told, not what comes after
                     settle(manager, like)
             raise
         for manager in checkpoints:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mmssl_jax.graph.bipartite import BipartiteGraph
 from mmssl_jax.graph.propagate import users_from_items
@@ -148,31 +148,30 @@ def contrasts(
     loss: Loss, embedded: Embeddings, key: Key[Array, ""], rows: InteractionRows
 ) -> Metrics:
     """The contrast of each side whose view is on and whose weight is not 0."""
-    (config, (n_users, n_items, spread), axis), found = loss, {}
-    settings, user_key, item_key = config.contrast, *jax.random.split(key)
+    (n_users, n_items, _), settings, view = loss.catalogue, loss.config.contrast, loss.config.view
+    user_key, item_key = jax.random.split(key)
     (users, items), (user_views, item_views) = embedded
-    for name, is_wanted, (own_key, n, row_of, vectors, views) in (
-        (
-            "user_contrast",
-            settings.users and config.view.user_hops,
-            (user_key, n_users, rows.of_users, users, user_views),
-        ),
-        (
-            "item_contrast",
-            settings.items and config.view.item_hops,
-            (item_key, n_items, lambda item: item, items, item_views),
-        ),
-    ):
-        if is_wanted:
-            nodes = share_of(distinct_places(own_key, n, min(settings.nodes, n)), axis)
-            found[name] = contrastive_loss(
-                own_rows(vectors, row_of(nodes), spread),
-                own_rows(views, row_of(nodes), spread),
-                nodes,
-                settings.temperature,
-                axis,
-            )
+    found = Metrics()
+    if settings.users and view.user_hops:
+        drawn = draw_nodes(loss, user_key, n_users)
+        found["user_contrast"] = contrast(loss, (users, user_views), drawn, rows.of_users(drawn))
+    if settings.items and view.item_hops:
+        drawn = draw_nodes(loss, item_key, n_items)
+        found["item_contrast"] = contrast(loss, (items, item_views), drawn, drawn)
     return found
+
+
+def draw_nodes(loss: Loss, key: Key[Array, ""], n: int) -> Int[Array, " C"]:
+    """This device's share of the different nodes, of n, that a step contrasts."""
+    return share_of(distinct_places(key, n, min(loss.config.contrast.nodes, n)), loss.axis)
+
+
+def contrast(
+    loss: Loss, sides: tuple[Array, Array], numbers: Int[Array, " C"], rows: Int[Array, " C"]
+) -> Float[Array, ""]:
+    """The contrast of nodes' vectors with their views, `sides`, in which they have these rows."""
+    vectors, views = (own_rows(side, rows, loss.catalogue.nodes) for side in sides)
+    return contrastive_loss(vectors, views, numbers, loss.config.contrast.temperature, loss.axis)
 
 
 def powered_rows(x: Float[Array, "N D"], power: float) -> Float[Array, "N D"]:

@@ -55,11 +55,8 @@ class Setup:
     nodes: Nodes | None = None
 
     def graph_edges(self) -> int:
-        """Places for the edges of a learned graph that lie with their users on a device."""
-        assert self.nodes is not None
-        if self.config.structure.source == "batches":  # all may be of one device's users
-            return max(self.nodes.n_edges, self.sizes.pending_edges)
-        return max(self.nodes.n_edges, self.nodes.n_users * self.sizes.k)
+        """Places for a learned graph's edges, or for those of this device's users."""
+        return learned_edges_length(self)
 
 
 class Inputs(NamedTuple):
@@ -188,12 +185,14 @@ def initial_learned_graph(setup: Setup, inputs: Inputs) -> BipartiteGraph:
 
 
 def learned_edges_length(setup: Setup) -> int:
-    """Places of a learned graph: enough for the observed edges and for any rebuild."""
-    if setup.nodes is not None:
-        return setup.graph_edges()
-    sizes, from_batches = setup.sizes, setup.config.structure.source == "batches"
-    rebuilt = sizes.pending_edges if from_batches else sizes.n_users * sizes.k
-    return max(sizes.n_train, rebuilt)
+    """Places of a learned graph, or of the edges of this device's users: enough for the observed
+    edges and for any rebuild. Those from batches may all be of one device's users."""
+    sizes, nodes = setup.sizes, setup.nodes
+    n_users, n_observed = sizes.n_users, sizes.n_train
+    if nodes is not None:
+        n_users, n_observed = nodes.n_users, nodes.n_edges
+    from_batches = setup.config.structure.source == "batches"
+    return max(n_observed, sizes.pending_edges if from_batches else n_users * sizes.k)
 
 
 def init_state(setup: Setup, key: Key[Array, ""], inputs: Inputs) -> State:
