@@ -12,14 +12,8 @@ from benchmarks.measure import (
 from benchmarks.scopes import compiled_program, scope_shares
 from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.training.problem import (
-    Problem,
-    TrainState,
-    compile_embedding,
-    load_problem,
-    new_state,
-    split_evaluator,
-)
+from mmssl_jax.training.problem import Problem, TrainState, load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, split_evaluator
 
 SCOPES = ("evaluate", "scores", "mask_seen", "top_k")
 

@@ -19,13 +19,8 @@ from benchmarks.measure import Result, benchmark_parser, run_benchmark
 from mmssl_jax.config import Config, ConfigError
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.graph.item_graph import mean_weights, modality_neighbours
-from mmssl_jax.training.problem import (
-    Problem,
-    compile_training,
-    load_problem,
-    new_state,
-    split_evaluator,
-)
+from mmssl_jax.training.problem import Problem, load_problem, new_state
+from mmssl_jax.training.programs import compile_training, split_evaluator
 
 
 class Plain(NamedTuple):

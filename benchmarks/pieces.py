@@ -39,7 +39,8 @@ from mmssl_jax.methods.mmssl.fast import dropout, edge_chunks, kernel_products
 from mmssl_jax.methods.mmssl.game import factored_rows, unit_rows
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.precision import Precision, matmul
-from mmssl_jax.training.problem import TrainState, train_steps
+from mmssl_jax.training.problem import TrainState
+from mmssl_jax.training.steps import train_steps
 
 Patches = list[tuple[object, str, object]]
 """(module, name of a function in it, stock form)"""

@@ -18,7 +18,8 @@ from benchmarks.measure import Result, benchmark_parser, run_benchmark
 from mmssl_jax.config import Config, override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.method import Vectors
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_training
 
 K = 20
 USERS_AT_ONCE = 512

@@ -36,15 +36,9 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.method import Benchmarked, Inputs, Metrics
 from mmssl_jax.parallel import in_float32
 from mmssl_jax.run_config import parse_config, validate
-from mmssl_jax.training.problem import (
-    Problem,
-    TrainState,
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-    train_steps,
-)
+from mmssl_jax.training.problem import Problem, TrainState, load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
+from mmssl_jax.training.steps import train_steps
 
 SIZES = (10_000, 50_000, 200_000, 1_000_000)
 OPTIONS = ("repeats", "profile", "steps", "sampled_users", "block_entries")

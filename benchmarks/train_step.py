@@ -22,7 +22,8 @@ from mmssl_jax.config import Config
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.method import Benchmarked, Inputs, Metrics, State
 from mmssl_jax.parallel import in_float32
-from mmssl_jax.training.problem import TrainState, load_problem, new_state, train_steps
+from mmssl_jax.training.problem import TrainState, load_problem, new_state
+from mmssl_jax.training.steps import train_steps
 
 
 def measure_step(

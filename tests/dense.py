@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from mmssl_jax.data.dataset import Dataset
-from mmssl_jax.training.problem import compile_embedding, compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import N_ITEMS, step_dataset, tiny_dataset
 
 

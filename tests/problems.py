@@ -26,13 +26,8 @@ from mmssl_jax.methods.mmssl.state import (
 )
 from mmssl_jax.optimizers import adamw
 from mmssl_jax.training import loop
-from mmssl_jax.training.problem import (
-    Problem,
-    Programs,
-    TrainState,
-    compile_programs,
-    new_state,
-)
+from mmssl_jax.training.problem import Problem, TrainState, new_state
+from mmssl_jax.training.programs import Programs, compile_programs
 
 # --- A planted dataset small enough to train in a second, for tests of whole runs ---
 

@@ -12,12 +12,8 @@ from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.losses.cosine import cosine_distance, mean_of_present
 from mmssl_jax.methods.bm3 import BM3, BM3Config, Params, targets
 from mmssl_jax.sampling import sample_batch
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import (
     N_ITEMS,
     N_USERS,

@@ -17,9 +17,9 @@ from mmssl_jax.checkpoint import (
     restore_tree,
     save_checkpoint,
     settle,
-    stops_held_back,
 )
 from mmssl_jax.digest import digest_words
+from mmssl_jax.orbax_threads import stops_held_back
 from mmssl_jax.parallel import local_devices, replicate
 from mmssl_jax.training.problem import load_problem, new_state
 from tests.problems import PRESETS, tiny_config, tiny_dataset

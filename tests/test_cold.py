@@ -5,7 +5,7 @@ import pytest
 
 from mmssl_jax.data.cold import hold_out_cold_items
 from mmssl_jax.data.dataset import DatasetError
-from mmssl_jax.training.loop import resume_run, start_run
+from mmssl_jax.training.begin import resume_run, start_run
 from mmssl_jax.training.problem import load_problem
 from tests.problems import tiny_config, tiny_dataset
 

@@ -14,7 +14,9 @@ from mmssl_jax.ranking.evaluate import HeldOut, block_sums, user_blocks
 from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.training import epochs
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_programs, load_problem, new_state, train_steps
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_programs
+from mmssl_jax.training.steps import train_steps
 from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")

@@ -7,7 +7,8 @@ import pytest
 from mmssl_jax.config import ConfigError, flatten, override
 from mmssl_jax.methods.mmssl.config import MMSSLConfig, preset_config
 from mmssl_jax.methods.mmssl.presets import DEPARTURES, PRESETS
-from mmssl_jax.training.problem import compile_training, load_problem
+from mmssl_jax.training.problem import load_problem
+from mmssl_jax.training.programs import compile_training
 from tests.problems import tiny_config, tiny_dataset
 
 

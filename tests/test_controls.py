@@ -22,12 +22,8 @@ from mmssl_jax.study.run import finish_evaluation, run_study
 from mmssl_jax.study.variants import configure, study_texts, study_variants
 from mmssl_jax.training.errors import RunError
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from mmssl_jax.training.restore import evaluate_run
 from tests.problems import CHANGES, flags, partial_dataset, tiny_config, tiny_dataset, write_folder
 from tests.test_methods import config_of

@@ -28,7 +28,8 @@ from mmssl_jax.methods.mmssl.state import critic_module
 from mmssl_jax.methods.trained import Step
 from mmssl_jax.recommend.rank import QueryBlocks, pad_pairs
 from mmssl_jax.sampling import Batch, distinct_places
-from mmssl_jax.training.problem import compile_embedding, compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import partial_dataset, precision, tiny_dataset
 from tests.test_mf import checkerboard
 

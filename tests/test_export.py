@@ -16,7 +16,8 @@ from mmssl_jax.methods.lightgcn import LightGCNConfig
 from mmssl_jax.parallel import AXIS, WHOLE, is_place, sharded, spread
 from mmssl_jax.ranking.evaluate import HeldOut, block_sums, user_blocks
 from mmssl_jax.ranking.lists import Scoring
-from mmssl_jax.training.problem import load_problem, new_state, train_epoch
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.steps import train_epoch
 from tests.problems import PRESETS, STEPS, tiny_config, tiny_dataset
 
 PLATFORMS = ("tpu", "cuda")

@@ -31,7 +31,7 @@ jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[1]))
 from pathlib import Path
 from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.config import override
-from mmssl_jax.training.loop import fit
+from mmssl_jax.training.loop import (fit)
 from mmssl_jax.training.restore import evaluate_run
 run, changes = Path(sys.argv[3]), json.loads(sys.argv[4])
 changes = {key: tuple(x) if isinstance(x, list) else x for key, x in changes.items()}

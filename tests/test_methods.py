@@ -14,12 +14,8 @@ from mmssl_jax.methods import METHODS
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.contents import contents_of
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import CHANGES, share_programs, tiny_dataset
 
 # What tiny runs need of each method; settings that it does not have are left out.

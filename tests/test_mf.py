@@ -10,12 +10,8 @@ from mmssl_jax.config import override
 from mmssl_jax.data.dataset import Dataset
 from mmssl_jax.methods.mf import MF, MFConfig, Params, mf_loss, scoring_vectors
 from mmssl_jax.sampling import Batch
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import assert_close, precision, tiny_dataset
 
 CHANGES = {

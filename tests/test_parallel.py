@@ -20,7 +20,8 @@ from mmssl_jax.parallel import (
     share_out,
     spread,
 )
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_training
 from tests.problems import STEPS, tiny_config, tiny_dataset
 
 TRANSFORMS = ("pmap", "shard_map")

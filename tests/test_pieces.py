@@ -17,12 +17,8 @@ from mmssl_jax.training.errors import DivergedError
 from mmssl_jax.training.loop import fit
 from mmssl_jax.training.part import Part
 from mmssl_jax.training.pieces import piece_length
-from mmssl_jax.training.problem import (
-    compile_programs,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_programs, compile_training
 from tests.problems import tiny_dataset
 
 SHARED = {

@@ -15,7 +15,8 @@ from mmssl_jax.graph.bipartite import observed_graph
 from mmssl_jax.methods.mmssl.encoders import FeatureEncoder, partial_modality, propagate_features
 from mmssl_jax.methods.mmssl.state import forward, make_inputs
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_training
 from tests.problems import (
     N_ITEMS,
     N_USERS,

@@ -20,7 +20,8 @@ from mmssl_jax.recommend.ids import positions
 from mmssl_jax.recommend.rank import _rank_vectors
 from mmssl_jax.recommend.recommender import _check_filter
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import Problem, load_problem, new_state, split_evaluator
+from mmssl_jax.training.problem import Problem, load_problem, new_state
+from mmssl_jax.training.programs import split_evaluator
 from mmssl_jax.training.restore import restore_run
 from tests.problems import partial_dataset, tiny_config, tiny_dataset
 

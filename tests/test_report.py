@@ -22,7 +22,8 @@ from mmssl_jax.report.plots import Series, line_panel, linear_range, require_mat
 from mmssl_jax.report.run import MODEL, Run, analyse, load_run, load_runs
 from mmssl_jax.report.sections import by_data
 from mmssl_jax.training import restore
-from mmssl_jax.training.loop import dataset_record, fit
+from mmssl_jax.training.begin import dataset_record
+from mmssl_jax.training.loop import fit
 from mmssl_jax.training.problem import load_problem, new_state
 from mmssl_jax.training.restore import restore_run
 from tests.problems import partial_dataset, tiny_config, tiny_dataset, write_folder

@@ -25,12 +25,8 @@ from mmssl_jax.report.lists import NO_ITEM, Lists, rank_lists
 from mmssl_jax.report.run import MODEL, analyse
 from mmssl_jax.report.samples import sample_recommendations, sample_rows
 from mmssl_jax.report.sections import ACTIVITY
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    load_problem,
-    new_state,
-    split_evaluator,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, split_evaluator
 from tests.problems import tiny_config, tiny_dataset
 
 K = 7

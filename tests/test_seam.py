@@ -18,7 +18,8 @@ from mmssl_jax.method import ItemWeights, Method, Vectors
 from mmssl_jax.methods import DEFAULT, METHODS
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_training
 from mmssl_jax.training.restore import evaluate_run
 from tests.problems import partial_dataset, precision, tiny_config, tiny_dataset, write_folder
 
@@ -35,6 +36,7 @@ FILES = (
     "checkpoint", "parallel", "run_config", "config", "method", "sampling", "optimizers",
     "precision", "norms", "blocks", "compilation", "digest", "files", "messages", "settings_parser",
     "settings_yaml", "layout", "nodes", "hosts",
+    "orbax_threads",
 )  # fmt: skip
 BENCHMARKS = (
     "measure", "scopes", "train_step", "evaluate", "sampling", "propagate", "scale", "catalogue",

@@ -15,12 +15,8 @@ from mmssl_jax.methods import METHODS
 from mmssl_jax.methods.mmssl.config import preset_config
 from mmssl_jax.nodes import deal_users
 from mmssl_jax.training.loop import fit
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import CHANGES, tiny_dataset
 
 SHARED = {

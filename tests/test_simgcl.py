@@ -10,12 +10,8 @@ import pytest
 from mmssl_jax.config import override
 from mmssl_jax.methods.simgcl import Params, SimGCL, SimGCLConfig, noise_like
 from mmssl_jax.sampling import sample_batch
-from mmssl_jax.training.problem import (
-    compile_embedding,
-    compile_training,
-    load_problem,
-    new_state,
-)
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, compile_training
 from tests.problems import (
     N_ITEMS,
     N_USERS,

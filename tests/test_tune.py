@@ -10,7 +10,7 @@ from mmssl_jax.methods.mf import MFConfig
 from mmssl_jax.records.log import append_record, write_json
 from mmssl_jax.run_config import dump_config, read_config
 from mmssl_jax.study import run as study_run
-from mmssl_jax.training import problem
+from mmssl_jax.training import programs
 from mmssl_jax.training.errors import DivergedError, RunError
 from mmssl_jax.training.lock import only_writer
 from mmssl_jax.tune.database import load_optuna
@@ -257,13 +257,13 @@ def test_suggestions_come_back_as_settings():
 
 @pytest.mark.slow
 def test_the_command_trains_and_reads_the_test_split_last(base, tmp_path, capsys, monkeypatch):
-    evaluated, prepare = [], problem.split_evaluator
+    evaluated, prepare = [], programs.split_evaluator
 
     def noted(of_problem, split):
         evaluated.append(split)
         return prepare(of_problem, split)
 
-    monkeypatch.setattr(problem, "split_evaluator", noted)
+    monkeypatch.setattr(programs, "split_evaluator", noted)
     space, out = tmp_path / "space.yaml", tmp_path / "search"
     space.write_text("optim.lr: {low: 1e-3, high: 1e-1, log: true}\n")
     data = {"data.path": base.data.path, "data.format": "auto"}

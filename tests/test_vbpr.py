@@ -20,7 +20,8 @@ from mmssl_jax.methods.vbpr import (
 from mmssl_jax.recommend import Recommender
 from mmssl_jax.recommend.contents import contents_of
 from mmssl_jax.sampling import sample_batch
-from mmssl_jax.training.problem import compile_training, load_problem, new_state
+from mmssl_jax.training.problem import load_problem, new_state
+from mmssl_jax.training.programs import compile_training
 from tests.problems import (
     N_ITEMS,
     N_USERS,

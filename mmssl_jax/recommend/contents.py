@@ -31,7 +31,8 @@ from mmssl_jax.recommend.features import features_of, has_any
 from mmssl_jax.records.log import write_text
 from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import dump_config, read_config
-from mmssl_jax.training.problem import Problem, TrainState, compile_embedding
+from mmssl_jax.training.problem import Problem, TrainState
+from mmssl_jax.training.programs import compile_embedding
 
 HEADER_2 = np.lib.format.read_array_header_2_0
 VERSION = 2  # 2: weights between items may lack neighbours

@@ -40,13 +40,8 @@ from mmssl_jax.report.lists import rank_lists
 from mmssl_jax.report.samples import Sample, sample_recommendations, sample_rows
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.errors import RunError
-from mmssl_jax.training.problem import (
-    Problem,
-    Split,
-    TrainState,
-    compile_embedding,
-    held_out_pairs,
-)
+from mmssl_jax.training.problem import Problem, Split, TrainState
+from mmssl_jax.training.programs import compile_embedding, held_out_pairs
 from mmssl_jax.training.restore import restore_run
 
 MOST_MAPPED = 3000  # items of a map; more would only overlap

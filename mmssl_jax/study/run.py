@@ -21,10 +21,12 @@ from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import MAY_MOVE, config_diff, dump_config, read_config, validate
 from mmssl_jax.study.table import COLUMNS, csv_text, markdown_text, table_rows
 from mmssl_jax.study.variants import configure, study_variants
+from mmssl_jax.training.begin import dataset_differences, dataset_record
 from mmssl_jax.training.conclude import metrics_by_user
 from mmssl_jax.training.errors import RunError
-from mmssl_jax.training.loop import dataset_differences, dataset_record, fit
-from mmssl_jax.training.problem import SPLITS, compile_embedding, load_problem, split_evaluator
+from mmssl_jax.training.loop import fit
+from mmssl_jax.training.problem import SPLITS, load_problem
+from mmssl_jax.training.programs import compile_embedding, split_evaluator
 from mmssl_jax.training.restore import restore_run
 
 

@@ -13,7 +13,8 @@ from mmssl_jax.ranking.baselines import RANDOM_WIDTH, popularity_vectors, random
 from mmssl_jax.ranking.lists import Scoring
 from mmssl_jax.ranking.per_user import PerUser, per_user_metrics, write_per_user
 from mmssl_jax.records.log import write_json
-from mmssl_jax.training.problem import Problem, Programs, held_out_pairs
+from mmssl_jax.training.problem import Problem
+from mmssl_jax.training.programs import Programs, held_out_pairs
 from mmssl_jax.training.progress import Checkpoints
 
 

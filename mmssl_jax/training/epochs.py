@@ -16,8 +16,10 @@ from mmssl_jax.records.log import append_record, epoch_line
 from mmssl_jax.training.divergence import by_name, check_finite
 from mmssl_jax.training.part import NOT_BEGUN, Part
 from mmssl_jax.training.pieces import Begun, begin_epoch, piece_length, run_pieces
-from mmssl_jax.training.problem import Problem, Programs, Tally, TrainState
+from mmssl_jax.training.problem import Problem, TrainState
+from mmssl_jax.training.programs import Programs
 from mmssl_jax.training.progress import Outlets, Progress
+from mmssl_jax.training.steps import Tally
 
 # Called after every epoch with its number and its validation metrics. What it raises ends the run,
 # which can be resumed.

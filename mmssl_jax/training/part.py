@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 
 from mmssl_jax.parallel import place_like
-from mmssl_jax.training.problem import Tally
+from mmssl_jax.training.steps import Tally
 
 
 class Part(NamedTuple):

@@ -10,8 +10,10 @@ from mmssl_jax.checkpoint import save_checkpoint
 from mmssl_jax.hosts import agreed
 from mmssl_jax.training.divergence import by_name, check_finite
 from mmssl_jax.training.part import Part
-from mmssl_jax.training.problem import Problem, Programs, Tally, TrainState
+from mmssl_jax.training.problem import Problem, TrainState
+from mmssl_jax.training.programs import Programs
 from mmssl_jax.training.progress import Outlets, Progress
+from mmssl_jax.training.steps import Tally
 
 AT_MOST = 20.0  # seconds of a piece: less than clusters leave a process after SIGTERM
 

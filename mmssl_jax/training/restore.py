@@ -19,14 +19,8 @@ from mmssl_jax.methods import METHODS
 from mmssl_jax.records.read import DATASET_KEYS, DATASET_RECORD, read_json
 from mmssl_jax.run_config import read_config
 from mmssl_jax.training.errors import RunError
-from mmssl_jax.training.problem import (
-    Problem,
-    TrainState,
-    compile_embedding,
-    load_problem,
-    new_state,
-    split_evaluator,
-)
+from mmssl_jax.training.problem import Problem, TrainState, load_problem, new_state
+from mmssl_jax.training.programs import compile_embedding, split_evaluator
 from mmssl_jax.training.recover import read_record
 
 

@@ -25,9 +25,9 @@ from mmssl_jax.records.log import read_records, write_json
 from mmssl_jax.records.read import read_json
 from mmssl_jax.run_config import MAY_MOVE, validate
 from mmssl_jax.study.run import finish_run, read_result
+from mmssl_jax.training.begin import dataset_record
 from mmssl_jax.training.errors import DivergedError, RunError
 from mmssl_jax.training.lock import LOCK, only_writer
-from mmssl_jax.training.loop import dataset_record
 from mmssl_jax.tune.database import DATABASE, load_optuna, open_study, readable_study
 from mmssl_jax.tune.parameters import changes_of, distributions, start_params
 from mmssl_jax.tune.space import Space

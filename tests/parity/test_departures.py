@@ -25,7 +25,8 @@ from mmssl_jax.methods.mmssl.state import forward
 from mmssl_jax.methods.mmssl.step import renew, start_epoch, train_step
 from mmssl_jax.optimizers import adamw
 from mmssl_jax.sampling import Batch
-from mmssl_jax.training.problem import load_problem, split_evaluator
+from mmssl_jax.training.problem import load_problem
+from mmssl_jax.training.programs import split_evaluator
 from tests.problems import (
     N_ITEMS,
     N_USERS,
